@@ -11,8 +11,8 @@ Each of them checks the header, the index and the sections of a file as format-s
 the digests are checked, by --export. olmo-pack verify also checks that `min_magnitude` is their smallest magnitude, and
 that padding is zero.
 
-In a program, `read(path)` returns {name: array}, every array f32 in the shape of the checkpoint. If that is too much,
-`Model(path)` opens the file:
+In a program, `read(path)` returns {name: array}, every array f32 in the shape of the checkpoint, but a convolution
+[channels, 1, kernel] as a vector of channels x kernel numbers. If that is too much, `Model(path)` opens the file:
 
     model.rows(name, start, stop)   decodes some rows of a matrix to f32, and reads only the panels of these rows
     model.matrix(name)              decodes a whole matrix
@@ -46,6 +46,8 @@ TENSOR_ALIGNMENT = 256
 LARGE_DATA_BYTES = 16 << 20
 PANEL_ROWS = 64
 MAX_SECTIONS = 64
+MAX_WIDTH, MAX_LAYERS, MAX_HEAD_DIM, MAX_POSITIONS = 1 << 20, 1024, 1024, 1 << 24
+MAX_EXPERTS, MAX_TENSORS, MAX_LINEAR_HEADS, MAX_CONV_KERNEL = 512, 1 << 16, 1 << 12, 16
 MAX_FILE_BYTES = 2**63 - 1
 NONE = 0xFFFFFFFF
 # Most ids that a vocabulary may have beyond the rows of the embedding.
@@ -56,7 +58,7 @@ MAX_ADDED, MAX_ADDED_BYTES, MAX_MERGED_BYTES = 1 << 16, 1 << 20, 64 << 20
 MAX_DATE_BYTES = 100
 DATE = re.compile(rb"(?:[^%]|%-?[aAbBdDeFHIjmMpRSTyY%])*", re.DOTALL)
 SECTION_REQUIRED = 1
-FEATURE_BF12, FEATURE_DRAFTS, FEATURE_QUANTIZED = 1, 2, 4
+FEATURE_BF12, FEATURE_DRAFTS, FEATURE_QUANTIZED, FEATURE_EXPERTS, FEATURE_LINEAR = 1, 2, 4, 8, 16
 DRAFT_ROLE = 0x100
 N_CODES = 16
 CODED_STEP_BYTES, RAW_STEP_BYTES = 192, 256
@@ -80,7 +82,7 @@ STEP_COLUMNS, WIDTHS = {F32: 1, BF16: 2}, {F32: 4, BF16: 2}
 BF12_SECTION = 5
 SECTION_NAMES = {
     1: "SOURCES", 2: "VOCABULARY", 3: "CONFIG_JSON", 4: "PROVENANCE", BF12_SECTION: "BF12", 6: "TOKENIZER", 7: "CHAT",
-    8: "FILES", 9: "SAMPLING", 10: "GGUF",
+    8: "FILES", 9: "SAMPLING", 10: "GGUF", 11: "SPELLING",
 }
 FILE_NAMES = (
     "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -90,9 +92,13 @@ SECTION_LIMITS = {1: 64 << 20, 2: 128 << 20, 4: 64 << 10, BF12_SECTION: 64 << 20
 SOURCE_TYPES = {1: "f32", 2: "f16", 3: "bf16"}
 SOURCE_OF_DESCR = {"<f4": 1, "<f2": 2, "<V2": 3, "|V2": 3, "<u2": 3}
 
-HEADER = struct.Struct("<8sHHIQQQIIIIQQQQ40s328s3632sQ")
-CONFIG = struct.Struct("<12I7d6I16I128sd")
-OLMO3, OLMO1 = 2, 3
+HEADER = struct.Struct("<8sHHIQQQIIIIQQQQ40s496s3464sQ")
+CONFIG = struct.Struct("<12I7d6I16I128sd10I128s")
+OLMO2, OLMO3, OLMO1, OLMOE, FLEX_OLMO, OLMO_HYBRID = range(1, 7)
+ARCHITECTURES = {
+    OLMO2: "olmo2", OLMO3: "olmo3", OLMO1: "olmo", OLMOE: "olmoe", FLEX_OLMO: "flex_olmo", OLMO_HYBRID: "olmo_hybrid",
+}
+ROPE_DEFAULT, ROPE_YARN, ROPE_NONE = range(3)
 LAYER_NORM_EPS = 1e-5
 CONFIG_FIELDS = (
     "architecture n_layers hidden_size n_heads n_kv_heads head_dim intermediate_size vocab_size "
@@ -100,10 +106,18 @@ CONFIG_FIELDS = (
     "yarn_factor yarn_beta_fast yarn_beta_slow yarn_attention_factor yarn_original_max_position_embeddings "
     "yarn_truncate bos_token_id pad_token_id n_eos_token_ids reserved"
 ).split()
-TENSOR = struct.Struct("<6I5Q2I16s40s")
+# Those after the bitmap of sliding layers.
+MORE_CONFIG_FIELDS = (
+    "clip_qkv n_experts n_experts_per_tok norm_topk_prob linear_num_key_heads linear_num_value_heads "
+    "linear_key_head_dim linear_value_head_dim linear_conv_kernel_dim linear_allow_neg_eigval reserved_2"
+).split()
+TENSOR = struct.Struct("<6I5Q2I16sI36s")
 SECTION = struct.Struct("<2I3Q32s")
 SAMPLING = struct.Struct("<4d2I")
 SOURCE = struct.Struct("<2IQ")
+SPELLING_HEAD, SPELLING, SPELLING_PART = struct.Struct("<2I"), struct.Struct("<4I3Q"), struct.Struct("<2I2Q")
+# What a tensor of a folder can be named.
+SPELLED_NAME = re.compile(rb"[A-Za-z0-9_-][A-Za-z0-9._-]{0,250}")
 TOKENIZER = struct.Struct("<6I8s")
 CHAT = struct.Struct("<6I")
 CHAT_STYLE = struct.Struct("<12H14II")
@@ -140,19 +154,43 @@ GGUF_LAYER = {
 # Bytes that no UTF-8 text has.
 NOT_IN_UTF8 = {0xC0, 0xC1, *range(0xF5, 0x100)}
 
+# Of a layer, in the order of the file: which layers have it, role, name, rows and columns.
 LAYER_TENSORS = (
-    (2, "self_attn.q_proj", "q", "h"),
-    (3, "self_attn.k_proj", "kv", "h"),
-    (4, "self_attn.v_proj", "kv", "h"),
-    (5, "self_attn.q_norm", "q", None),
-    (6, "self_attn.k_norm", "kv", None),
-    (7, "self_attn.o_proj", "h", "q"),
-    (8, "post_attention_layernorm", "h", None),
-    (9, "mlp.gate_proj", "f", "h"),
-    (10, "mlp.up_proj", "f", "h"),
-    (11, "mlp.down_proj", "h", "f"),
-    (12, "post_feedforward_layernorm", "h", None),
+    ("pre-norm", 15, "input_layernorm.weight", "h", None),
+    ("attention", 2, "self_attn.q_proj.weight", "q", "h"),
+    ("attention", 3, "self_attn.k_proj.weight", "kv", "h"),
+    ("attention", 4, "self_attn.v_proj.weight", "kv", "h"),
+    ("attention", 5, "self_attn.q_norm.weight", "q", None),
+    ("attention", 6, "self_attn.k_norm.weight", "kv", None),
+    ("attention", 7, "self_attn.o_proj.weight", "h", "q"),
+    ("linear", 20, "linear_attn.q_proj.weight", "lk", "h"),
+    ("linear", 21, "linear_attn.k_proj.weight", "lk", "h"),
+    ("linear", 22, "linear_attn.v_proj.weight", "lv", "h"),
+    ("linear", 23, "linear_attn.conv1d.weight", "lc", None),
+    ("linear", 24, "linear_attn.a_proj.weight", "lh", "h"),
+    ("linear", 25, "linear_attn.b_proj.weight", "lh", "h"),
+    ("linear", 26, "linear_attn.A_log", "lh", None),
+    ("linear", 27, "linear_attn.dt_bias", "lh", None),
+    ("linear", 28, "linear_attn.g_proj.weight", "lv", "h"),
+    ("linear", 29, "linear_attn.o_norm.weight", "ld", None),
+    ("linear", 30, "linear_attn.o_proj.weight", "h", "lv"),
+    ("all", 8, "post_attention_layernorm.weight", "h", None),
+    ("experts", 16, "mlp.gate.weight", "E", "h"),
+    ("mlp", 9, "mlp.gate_proj.weight", "f", "h"),
+    ("mlp", 10, "mlp.up_proj.weight", "f", "h"),
+    ("mlp", 11, "mlp.down_proj.weight", "h", "f"),
+    ("post-norm", 12, "post_feedforward_layernorm.weight", "h", None),
 )
+# Of each expert of a layer, after those of the layer.
+EXPERT_TENSORS = (
+    (17, "gate_proj.weight", "f", "h"),
+    (18, "up_proj.weight", "f", "h"),
+    (19, "down_proj.weight", "h", "f"),
+)
+# Matrices that are f32 in every file, and have no drafts: the router, and the projections for decay and rate.
+ALWAYS_F32 = (16, 24, 25)
+# Most tensors that a layer has without experts.
+MAX_LAYER_TENSORS = 18
 
 
 class FormatError(Exception):
@@ -181,6 +219,11 @@ def factor_bytes(encoding):
     return 0 if encoding == F16_SCALES else 4 * PANEL_ROWS
 
 
+def has_choice(shape):
+    """Whether a tensor is a matrix that can have several types."""
+    return shape[4] is not None and shape[1] & ~DRAFT_ROLE not in ALWAYS_F32
+
+
 def widened(panels):
     """The rows of panels of bf16 numbers, f32."""
     upper = panels.transpose(0, 2, 1, 3).reshape(panels.shape[0] * PANEL_ROWS, -1)
@@ -196,8 +239,9 @@ class Model:
     """An open file: its configuration, tensors and sections.
 
     `config` is a dict, `shapes` are [(name, role, layer, rows, columns or None)] in the order of the file, those of
-    drafts after the first `n_model_tensors`, and `bytes` is the whole file as a numpy.memmap. Names are those of the
-    checkpoint, after "draft." for a draft; one that the file does not have is a KeyError.
+    drafts after the first `n_model_tensors`, `experts` is the expert of each or None, and `bytes` is the whole file as
+    a numpy.memmap. Names are those of the checkpoint, after "draft." for a draft; one that the file does not have is a
+    KeyError.
     """
 
     def __init__(self, path):
@@ -230,7 +274,7 @@ class Model:
         if major != VERSION_MAJOR:
             raise FormatError(f"format version {major}.{self.version_minor}, this reads {VERSION_MAJOR}.{VERSION_MINOR}")
         check_digest("header", page[: HEADER_BYTES - 8], 0, digest)
-        known = FEATURE_BF12 | FEATURE_DRAFTS | FEATURE_QUANTIZED
+        known = FEATURE_BF12 | FEATURE_DRAFTS | FEATURE_QUANTIZED | FEATURE_EXPERTS | FEATURE_LINEAR
         if self.features & ~known:
             raise FormatError(f"needs features {self.features:#x}, of which this reader knows {known:#x}")
         expect("file length", length, self.file_bytes)
@@ -238,11 +282,10 @@ class Model:
         if reserved_a or any(reserved_b) or any(reserved_c):
             raise FormatError("header: reserved fields are not zero")
         self._read_config(config)
-        self.shapes = self._tensor_shapes()
+        self.shapes, self.experts = self._tensor_shapes()
         self.n_model_tensors = len(self.shapes)
         if self.features & FEATURE_DRAFTS:
-            n_matrices = sum(columns is not None for *_, columns in self.shapes)
-            if not 1 <= self.n_tensors - self.n_model_tensors <= n_matrices:
+            if not 1 <= self.n_tensors - self.n_model_tensors <= sum(map(has_choice, self.shapes)):
                 raise FormatError(f"number of tensors: found {self.n_tensors}, no possible number of drafts")
         else:
             expect("number of tensors", self.n_tensors, self.n_model_tensors)
@@ -253,86 +296,147 @@ class Model:
     def _read_config(self, block):
         values = CONFIG.unpack(block)
         config = dict(zip(CONFIG_FIELDS, values))
-        eos, sliding = values[len(CONFIG_FIELDS) : -2], values[-2]
-        config["clip_qkv"] = values[-1]
+        bitmaps_at = -len(MORE_CONFIG_FIELDS) - 2
+        eos, sliding, linear = values[len(CONFIG_FIELDS) : bitmaps_at], values[bitmaps_at], values[-1]
+        config |= zip(MORE_CONFIG_FIELDS, values[bitmaps_at + 1 : -1])
 
         def within(name, low, high):
             if not low <= config[name] <= high:
                 raise FormatError(f"{name}: found {config[name]}, expected {low} to {high}")
 
+        def is_zero(name):
+            """Whether a number is +0, which has its own meaning; -0 has none."""
+            return struct.pack("<d", config[name]) == bytes(8)
+
         for name in ("hidden_size", "n_heads", "intermediate_size"):
-            within(name, 1, 1 << 20)
-        within("architecture", 1, 3)
-        olmo1, olmo3 = config["architecture"] == OLMO1, config["architecture"] == OLMO3
-        within("n_layers", 1, 1024)
+            within(name, 1, MAX_WIDTH)
+        within("architecture", min(ARCHITECTURES), max(ARCHITECTURES))
+        architecture = config["architecture"]
+        olmo1, olmo3, hybrid = (architecture == code for code in (OLMO1, OLMO3, OLMO_HYBRID))
+        within("n_layers", 1, MAX_LAYERS)
         within("n_kv_heads", 1, config["n_heads"])
-        within("head_dim", 2, 1024)
+        within("head_dim", 2, MAX_HEAD_DIM)
         within("vocab_size", 1, 1 << 24)
-        within("max_position_embeddings", 1, 1 << 24)
+        within("max_position_embeddings", 1, MAX_POSITIONS)
         within("tie_word_embeddings", 0, 1)
-        within("rope_type", 0, 1 if olmo3 else 0)
         within("rms_norm_eps", LAYER_NORM_EPS if olmo1 else 1e-12, LAYER_NORM_EPS if olmo1 else 1)
-        # Only +0 means that nothing is clipped.
-        if struct.pack("<d", config["clip_qkv"]) != bytes(8):
-            if not olmo1:
-                raise FormatError("clip_qkv: only OLMo-1 clips")
+        if not is_zero("clip_qkv"):
+            if architecture not in (OLMO1, OLMOE):
+                raise FormatError("clip_qkv: only OLMo-1 and OLMoE clip")
             within("clip_qkv", 1e-3, 1e6)
-        within("rope_theta", 1, 1e12)
-        within("rope_theta_sliding", 1, 1e12)
         if config["head_dim"] % 2 or config["n_heads"] % config["n_kv_heads"]:
             raise FormatError("head_dim must be even and n_kv_heads a divisor of n_heads")
-        if config["n_heads"] * config["head_dim"] > 1 << 20:
+        if config["n_heads"] * config["head_dim"] > MAX_WIDTH:
             raise FormatError("n_heads x head_dim is more than 2^20")
-        yarn = config["rope_type"]
+        within("rope_type", ROPE_DEFAULT, ROPE_NONE)
+        yarn, has_rope = config["rope_type"] == ROPE_YARN, config["rope_type"] != ROPE_NONE
+        if (yarn and not olmo3) or not (has_rope or hybrid):
+            raise FormatError(f"rope_type: found {config['rope_type']}, which the architecture does not have")
+        for name in ("rope_theta", "rope_theta_sliding"):
+            if has_rope:
+                within(name, 1, 1e12)
+            elif not is_zero(name):
+                raise FormatError(f"{name}: found {config[name]}, expected 0 without rotation")
         for name, low, high in (
             ("yarn_factor", 1, 1e6),
             ("yarn_beta_fast", 1e-3, 1e6),
             ("yarn_beta_slow", 1e-3, 1e6),
             ("yarn_attention_factor", 1e-3, 1e3),
-            ("yarn_original_max_position_embeddings", 1, 1 << 24),
+            ("yarn_original_max_position_embeddings", 1, MAX_POSITIONS),
             ("yarn_truncate", 0, 1),
         ):
             within(name, low if yarn else 0, high if yarn else 0)
-            # Only +0 means that there is none.
-            if not yarn and name.startswith("yarn_") and struct.pack("<d", config[name]) != bytes(8):
+            if not yarn and not is_zero(name):
                 raise FormatError(f"{name}: found {config[name]}, expected 0")
         if yarn and config["rope_theta"] <= 1:
             raise FormatError("rope_theta must be above 1 with YaRN")
-        layers = range(config["n_layers"])
-        config["sliding_layers"] = [bool(sliding[layer // 8] >> (layer % 8) & 1) for layer in layers]
-        slides = any(config["sliding_layers"])
-        if sum(byte.bit_count() for byte in sliding) != sum(config["sliding_layers"]):
-            raise FormatError("sliding_layers: bits beyond the last layer")
+        for name, bits in (("sliding_layers", sliding), ("linear_layers", linear)):
+            config[name] = [bool(bits[layer // 8] >> (layer % 8) & 1) for layer in range(config["n_layers"])]
+            if sum(byte.bit_count() for byte in bits) != sum(config[name]):
+                raise FormatError(f"{name}: bits beyond the last layer")
+        slides, has_linear = any(config["sliding_layers"]), any(config["linear_layers"])
         if slides and not olmo3:
             raise FormatError("sliding_layers: only Olmo-3 has some")
-        within("sliding_window", 1 if slides else 0, 1 << 24 if slides else 0)
+        if has_linear and not hybrid:
+            raise FormatError("linear_layers: only Olmo-Hybrid has some")
+        within("sliding_window", 1 if slides else 0, MAX_POSITIONS if slides else 0)
+        self._check_experts(within, config, architecture in (OLMOE, FLEX_OLMO))
+        self._check_linear(within, config, has_linear)
+        if config["n_layers"] * (MAX_LAYER_TENSORS + 3 * config["n_experts"]) + 3 > MAX_TENSORS:
+            raise FormatError(f"n_experts: found {config['n_experts']}, too many for {config['n_layers']} layers")
         within("n_eos_token_ids", 0, 16)
-        expect("config: reserved field", config.pop("reserved"), 0)
+        for name in ("reserved", "reserved_2"):
+            expect("config: reserved field", config.pop(name), 0)
         used = config.pop("n_eos_token_ids")
         config["eos_token_ids"] = list(eos[:used])
         if any(id != NONE for id in eos[used:]) or NONE in eos[:used]:
             raise FormatError("eos_token_ids: entries beyond their number, or none among them")
         self.config = config
 
+    @staticmethod
+    def _check_experts(within, config, has_experts):
+        within("n_experts", int(has_experts), MAX_EXPERTS if has_experts else 0)
+        within("n_experts_per_tok", int(has_experts), config["n_experts"])
+        within("norm_topk_prob", 0, int(has_experts))
+
+    @staticmethod
+    def _check_linear(within, config, has_linear):
+        for name, most in (
+            ("linear_num_key_heads", MAX_LINEAR_HEADS),
+            ("linear_num_value_heads", MAX_LINEAR_HEADS),
+            ("linear_key_head_dim", MAX_HEAD_DIM),
+            ("linear_value_head_dim", MAX_HEAD_DIM),
+            ("linear_conv_kernel_dim", MAX_CONV_KERNEL),
+        ):
+            within(name, int(has_linear), most if has_linear else 0)
+        within("linear_allow_neg_eigval", 0, int(has_linear))
+        if has_linear and config["linear_num_value_heads"] % config["linear_num_key_heads"]:
+            raise FormatError("linear_num_value_heads must be a multiple of linear_num_key_heads")
+        keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+        if 2 * keys + config["linear_num_value_heads"] * config["linear_value_head_dim"] > MAX_WIDTH:
+            raise FormatError("queries, keys and values of linear attention have more than 2^20 channels")
+
     def _tensor_shapes(self):
-        """[(name, role, layer, rows, columns or None)] in the canonical order."""
+        """[(name, role, layer, rows, columns or None)] in the canonical order, and the expert of each or None."""
         config = self.config
+        keys = config["linear_num_key_heads"] * config["linear_key_head_dim"]
+        values = config["linear_num_value_heads"] * config["linear_value_head_dim"]
         sizes = {
             "h": config["hidden_size"],
             "q": config["n_heads"] * config["head_dim"],
             "kv": config["n_kv_heads"] * config["head_dim"],
             "f": config["intermediate_size"],
+            "E": config["n_experts"],
+            "lk": keys,
+            "lv": values,
+            "lh": config["linear_num_value_heads"],
+            "ld": config["linear_value_head_dim"],
+            "lc": (2 * keys + values) * config["linear_conv_kernel_dim"],
             None: None,
         }
-        shapes = [("model.embed_tokens.weight", 1, NONE, config["vocab_size"], sizes["h"])]
-        for layer in range(config["n_layers"]):
-            for role, name, rows, columns in LAYER_TENSORS:
-                shapes.append((f"model.layers.{layer}.{name}.weight", role, layer, sizes[rows], sizes[columns]))
-        shapes.append(("model.norm.weight", 13, NONE, sizes["h"], None))
+        shapes = [(("model.embed_tokens.weight", 1, NONE, config["vocab_size"], sizes["h"]), None)]
+        for layer, is_linear in enumerate(config["linear_layers"]):
+            has = {
+                "all",
+                "linear" if is_linear else "attention",
+                "experts" if config["n_experts"] else "mlp",
+                "pre-norm" if is_linear or config["architecture"] in (OLMO1, OLMOE) else "post-norm",
+            }
+            begin = f"model.layers.{layer}."
+            for part, role, name, rows, columns in LAYER_TENSORS:
+                if part in has:
+                    shapes.append(((begin + name, role, layer, sizes[rows], sizes[columns]), None))
+            for expert in range(config["n_experts"]):
+                for role, name, rows, columns in EXPERT_TENSORS:
+                    name = f"{begin}mlp.experts.{expert}.{name}"
+                    shapes.append(((name, role, layer, sizes[rows], sizes[columns]), expert))
+        shapes.append((("model.norm.weight", 13, NONE, sizes["h"], None), None))
         if not config["tie_word_embeddings"]:
-            shapes.append(("lm_head.weight", 14, NONE, config["vocab_size"], sizes["h"]))
-        # The norms of OLMo-1 have no weights, and all vectors are norms.
-        return [shape for shape in shapes if config["architecture"] != OLMO1 or shape[4] is not None]
+            shapes.append((("lm_head.weight", 14, NONE, config["vocab_size"], sizes["h"]), None))
+        # The norms of OLMo-1 have no weights, and all its vectors are norms.
+        if config["architecture"] == OLMO1:
+            shapes = [shape for shape in shapes if shape[0][4] is not None]
+        return [shape for shape, _ in shapes], [expert for _, expert in shapes]
 
     def _read_index(self, index):
         expect("index", len(index), self.index_bytes)
@@ -356,12 +460,15 @@ class Model:
         at most once, and each in another encoding than that of the matrix."""
         matrices = iter(list(enumerate(self.shapes)))
         for record in self.records[self.n_model_tensors :]:
-            for position, (name, role, layer, rows, columns) in matrices:
-                if columns is not None and record[:2] == (DRAFT_ROLE | role, layer):
+            for position, shape in matrices:
+                name, role, layer, rows, columns = shape
+                expert = self.experts[position]
+                if has_choice(shape) and (*record[:2], record[14]) == (DRAFT_ROLE | role, layer, expert or 0):
                     break
             else:
                 raise FormatError(f"drafts: role {record[0]} in layer {record[1]} is not the next draft of a matrix")
             self.shapes.append((f"draft.{name}", DRAFT_ROLE | role, layer, rows, columns))
+            self.experts.append(expert)
             if (record[2], record[4]) == (self.records[position][2], self.records[position][4]):
                 raise FormatError(f"draft.{name}: has the encoding of its matrix")
 
@@ -369,9 +476,10 @@ class Model:
         """Computes where everything is, and compares it with the index."""
         self._add_drafts()
         sizes, self.table_bytes = [], []
-        for (name, _, _, rows, columns), record in zip(self.shapes, self.records):
+        for shape, record in zip(self.shapes, self.records):
+            name, _, _, rows, columns = shape
             dtype, encoding, n_raw = record[2], *record[4:6]
-            if dtype not in (DTYPE_NAMES if columns is not None else (F32,)):
+            if dtype not in (DTYPE_NAMES if has_choice(shape) else (F32,)):
                 raise FormatError(f"{name}: element type {dtype} is not possible")
             if encoding not in ENCODINGS[dtype]:
                 raise FormatError(f"{name}: encoding {encoding} is not possible")
@@ -395,6 +503,8 @@ class Model:
         # The drafts were counted when the header was read.
         is_quantized = any(record[2] in ELEMENT_BYTES for record in self.records)
         features = (FEATURE_BF12 if any(self.table_bytes) else 0) | (FEATURE_QUANTIZED if is_quantized else 0)
+        features |= FEATURE_EXPERTS if self.config["n_experts"] else 0
+        features |= FEATURE_LINEAR if any(self.config["linear_layers"]) else 0
         expect("features", self.features & ~FEATURE_DRAFTS, features)
         _, tables, _ = self.sections.get(BF12_SECTION, (0, None, 0))
         expect("section BF12: length", tables, sum(self.table_bytes) or None)
@@ -411,17 +521,17 @@ class Model:
         expect("data offset", self.data_offset, cursor)
         group = None
         for position, (name, role, layer, rows, columns) in enumerate(self.shapes):
-            its_group = (position >= self.n_model_tensors, layer)
+            its_group = (position >= self.n_model_tensors, layer, self.experts[position])
             cursor = align(cursor, TENSOR_ALIGNMENT if its_group == group else group_alignment)
             group = its_group
             vector = columns is None
             record = self.records[position]
             expected = (
                 role, layer, record[2], VECTOR if vector else PANELS64, *record[4:6], rows, 1 if vector else columns,
-                cursor, sizes[position],
+                cursor, sizes[position], self.experts[position] or 0,
             )
-            expect(f"{name}: record", record[:10], expected)
-            magnitude, rounded, _, reserved = record[11:]
+            expect(f"{name}: record", (*record[:10], record[14]), expected)
+            magnitude, rounded, reserved = record[11], record[12], record[15]
             is_possible = magnitude == 0 if record[2] in ELEMENT_BYTES else magnitude < 0x7F800000
             if not is_possible or rounded > 1 or any(reserved):
                 raise FormatError(f"{name}: smallest magnitude, rounded or reserved fields are not possible")
@@ -476,7 +586,7 @@ class Model:
         return numbers
 
     def tensor(self, position):
-        """The array of the tensor with this position in the index: f32, in the shape of the checkpoint."""
+        """The array of the tensor with this position in the index: f32, in its shape in `shapes`."""
         name, _, _, rows, columns = self.shapes[position]
         check_digest(name, self._data(position), position, self.records[position][10])
         if columns is None:
@@ -769,7 +879,7 @@ class Model:
         for kind in self.sections:
             self.section(kind)
         self.sources(), self.vocabulary(), self.provenance(), self.tokenizer(), self.chat(), self.files()
-        self.sampling(), self.gguf()
+        self.sampling(), self.gguf(), self.spelling()
 
     def files(self):
         """{name: bytes} of the small files of the folder that was packed, empty when none were kept."""
@@ -808,6 +918,8 @@ class Model:
         if sources is None:
             raise FormatError("gguf: there is no section SOURCES")
         for (name, role, layer, rows, columns), source in zip(self.shapes, sources):
+            if layer != NONE and role not in GGUF_LAYER:
+                raise FormatError(f"gguf: no GGUF file that is packed has {name}")
             in_file = GGUF_MODEL[role] if layer == NONE else f"blk.{layer}.{GGUF_LAYER[role]}.weight"
             kind, shape = header.tensors.get(in_file, (None, None))
             if shape != ([rows] if columns is None else [rows, columns]):
@@ -815,6 +927,79 @@ class Model:
             if (GGUF_SOURCES.get(kind), b"") != source[:2]:
                 raise FormatError(f"gguf: {in_file} has a type that is not that of its source")
         return file_bytes, start, header
+
+    def spelling(self):
+        """The tensors of the folder that were not those of the model, [(name, shape, header of its .npy file, parts)].
+        Each part is (position of a tensor of the model, its first element, number of elements). Empty when all were
+        those of the model."""
+        data = self.section(11)
+        if data is None:
+            return []
+        n_tensors, reserved = SPELLING_HEAD.unpack_from(data) if len(data) >= SPELLING_HEAD.size else (0, 0)
+        parts_at = SPELLING_HEAD.size + SPELLING.size * n_tensors
+        if n_tensors == 0 or reserved or len(data) < parts_at:
+            raise FormatError("spelling: number of tensors, reserved field, or no room for the entries")
+        records = list(SPELLING.iter_unpack(data[SPELLING_HEAD.size : parts_at]))
+        at = parts_at + SPELLING_PART.size * sum(record[3] for record in records)
+        if len(data) < at:
+            raise FormatError("spelling: no room for the parts")
+        all_parts = SPELLING_PART.iter_unpack(data[parts_at:at])
+
+        def take(size):
+            nonlocal at
+            if size > len(data) - at:
+                raise FormatError("spelling: no room for the names and headers")
+            at += size
+            return data[at - size : at]
+
+        names = [take(record[0]) for record in records]
+        if not all(map(SPELLED_NAME.fullmatch, names)):
+            raise FormatError("spelling: a name that no tensor has")
+        entries = []
+        for name, (_, header_bytes, rank, n_parts, *sizes) in zip(names, records):
+            shape, parts = sizes[:rank], [next(all_parts) for _ in range(n_parts)]
+            if not 1 <= rank <= 3 or 0 in shape or any(sizes[rank:]):
+                raise FormatError(f"spelling: {name.decode()}: a shape that is not possible")
+            if any(reserved or n == 0 for _, reserved, _, n in parts):
+                raise FormatError(f"spelling: {name.decode()}: a part without elements, or its reserved field")
+            parts = [(tensor, first, n) for tensor, _, first, n in parts]
+            entries.append((name.decode(), shape, take(header_bytes), parts))
+        expect("spelling: length", at, len(data))
+        self._check_spelling(entries)
+        return entries
+
+    def _check_spelling(self, entries):
+        """Compares the entries with the tensors: each that is named is there once and whole."""
+        sources, of_tensor = self.sources() or [], {}
+        for name, shape, header, parts in entries:
+            n_elements = 1
+            for size in shape:
+                n_elements *= size
+            expect(f"spelling: {name}: elements", n_elements, sum(n for _, _, n in parts))
+            if any(tensor >= len(sources) for tensor, _, _ in parts):
+                raise FormatError(f"spelling: {name}: a part of no tensor of the model, or without its source")
+            types = {sources[tensor][0] for tensor, _, _ in parts}
+            if len(types) != 1:
+                raise FormatError(f"spelling: {name}: parts of several types")
+            if header:
+                dtype, of_header = npy_header(header, "spelling")
+                if ({SOURCE_TYPES[dtype]}, of_header) != (types, shape):
+                    raise FormatError(f"spelling: {name}: the header is that of other numbers")
+            for tensor, first, n in parts:
+                of_tensor.setdefault(tensor, []).append((first, n))
+        for tensor, parts in of_tensor.items():
+            name, _, _, rows, columns = self.shapes[tensor]
+            end = 0
+            for first, n in sorted(parts):
+                expect(f"spelling: {name}: first element of a part", first, end)
+                end += n
+            expect(f"spelling: {name}: elements", end, rows * (columns or 1))
+            if sources[tensor][1]:
+                raise FormatError(f"spelling: {name}: has a header in SOURCES too")
+        own = [self.shapes[position][0] for position in range(self.n_model_tensors) if position not in of_tensor]
+        names = own + [name for name, *_ in entries]
+        if len(set(names)) != len(names):
+            raise FormatError("spelling: a name twice")
 
     def sampling(self):
         """How the author recommends to choose tokens, a dict, or None."""
@@ -950,14 +1135,14 @@ def is_date(text):
     return len(data) <= MAX_DATE_BYTES and DATE.fullmatch(data) is not None
 
 
-def npy_header(data):
+def npy_header(data, place="sources"):
     """(element type, shape) of everything before the numbers of an .npy file, as format-spec.md defines it."""
     begin = {b"\x01\x00": 10, b"\x02\x00": 12, b"\x03\x00": 12}.get(data[6:8])
     if data[:6] != b"\x93NUMPY" or begin is None or len(data) < begin:
-        raise FormatError("sources: a header that does not begin like one")
+        raise FormatError(f"{place}: a header that does not begin like one")
     text, size = data[begin:], int.from_bytes(data[8:begin], "little")
     if size != len(text) or not 1 <= size <= 10_000 or not re.fullmatch(rb"[ -~]*\n", text):
-        raise FormatError("sources: length or characters of a header")
+        raise FormatError(f"{place}: length or characters of a header")
     # One space between its words.
     word = r"'[^']*'|\"[^\"]*\"|True|False|[0-9]+|[{}(),:]"
     text = text[:-1].decode("ascii")
@@ -979,11 +1164,11 @@ def npy_header(data):
     if [len(values) for values in found] != [1, 1, 1] or not re.fullmatch(
         rf"{{ {some} , {some} , {some}(?: ,)? }}", " ".join(words)
     ):
-        raise FormatError("sources: the dictionary of a header")
+        raise FormatError(f"{place}: the dictionary of a header")
     (descr,), (order,), (shape,) = found
     sizes = re.findall("[0-9]+", shape)
     if any(len(size) > 20 or str(int(size)) != size for size in sizes) or (order == "True" and len(sizes) > 1):
-        raise FormatError("sources: shape or order of a header")
+        raise FormatError(f"{place}: shape or order of a header")
     return SOURCE_OF_DESCR[descr], [int(size) for size in sizes]
 
 
@@ -994,19 +1179,25 @@ def read(path):
 
 
 def matrices_name(model):
-    """The element type of the matrices of the model, or "mixed"."""
+    """The element type of the matrices of the model, of those that can have several, or "mixed"."""
     matrices = zip(model.shapes[: model.n_model_tensors], model.records)
-    types = {DTYPE_NAMES[record[2]] for (*_, columns), record in matrices if columns is not None}
+    types = {DTYPE_NAMES[record[2]] for shape, record in matrices if has_choice(shape)}
     return types.pop() if len(types) == 1 else "mixed"
+
+
+def layer_kinds(config):
+    """"full", "sliding" or "linear" for each layer."""
+    kinds = zip(config["sliding_layers"], config["linear_layers"])
+    return ["linear" if is_linear else "sliding" if slides else "full" for slides, is_linear in kinds]
 
 
 def listing(model):
     """The lines that describe a file."""
     yield f"format 1.{model.version_minor}, {model.file_bytes} bytes, matrices in {matrices_name(model)}"
     for key, value in model.config.items():
-        if key == "sliding_layers":
-            value = "".join("S" if slides else "F" for slides in value)
-        yield f"  {key} {value}"
+        if key not in ("sliding_layers", "linear_layers"):
+            yield f"  {key} {value}"
+    yield f"  layer_types {''.join(kind[0].upper() for kind in layer_kinds(model.config))}"
     for position, ((name, _, _, rows, columns), record) in enumerate(zip(model.shapes, model.records)):
         shape = f"[{rows}]" if columns is None else f"[{rows}, {columns}]"
         raw = f", {record[5]} raw steps" if record[4] == BF12 else ""
@@ -1019,6 +1210,10 @@ def listing(model):
         yield f"  vocabulary of {len(vocabulary)} tokens"
     for name, data in model.files().items():
         yield f"  file {name}, {len(data)} bytes"
+    for name, shape, _, parts in model.spelling():
+        positions = sorted({tensor for tensor, _, _ in parts})
+        of = f"{len(positions)} tensors" if len(positions) > 1 else model.shapes[positions[0]][0]
+        yield f"  in the folder {name} {shape} of {of}"
     gguf = model.gguf()
     if gguf is not None:
         yield f"  GGUF file of {gguf[0]} bytes, {len(gguf[2].tensors)} tensors"
@@ -1035,7 +1230,6 @@ def judged(path):
     config, unknown = model.config, (None, b"", None)
     sources = model.sources() or [unknown] * model.n_model_tensors
     sources += [unknown] * (len(model.shapes) - model.n_model_tensors)
-    names = {1: "olmo2", 2: "olmo3", 3: "olmo"}
     none = lambda id: None if id == NONE else id
     yarn = {
         "rope_type": "yarn", "factor": config["yarn_factor"],
@@ -1045,8 +1239,21 @@ def judged(path):
     }
     same = (
         "hidden_size", "head_dim", "intermediate_size", "vocab_size", "max_position_embeddings", "rms_norm_eps",
-        "rope_theta", "rope_theta_sliding", "sliding_window",
+        "sliding_window",
     )
+    # Those that not every model has.
+    experts, linear, rotates = config["n_experts"], any(config["linear_layers"]), config["rope_type"] != ROPE_NONE
+    optional = {
+        "num_experts": experts or None,
+        "num_experts_per_tok": config["n_experts_per_tok"] or None,
+        "norm_topk_prob": bool(config["norm_topk_prob"]) if experts else None,
+        "linear_allow_neg_eigval": bool(config["linear_allow_neg_eigval"]) if linear else None,
+        "clip_qkv": config["clip_qkv"] or None,
+    }
+    for key in ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim", "conv_kernel_dim"):
+        optional[f"linear_{key}"] = config[f"linear_{key}"] or None
+    for key in ("rope_theta", "rope_theta_sliding"):
+        optional[key] = config[key] if rotates else None
     tokenizer, chat, sampling = model.tokenizer(), model.chat(), model.sampling()
     if tokenizer is not None and tokenizer["kind"] == "byte pairs":
         lists = {f"n_{name}": len(tokenizer[name]) for name in ("merges", "added")}
@@ -1081,11 +1288,11 @@ def judged(path):
         "n_tokens": None if vocabulary is None else len(vocabulary), "tokenizer": tokenizer, "chat": chat,
         "sampling": sampling, "files": [{"name": name, "bytes": len(data)} for name, data in model.files().items()],
         "config": {
-            "model_type": names[config["architecture"]], "num_hidden_layers": config["n_layers"],
+            "model_type": ARCHITECTURES[config["architecture"]], "num_hidden_layers": config["n_layers"],
             "num_attention_heads": config["n_heads"], "num_key_value_heads": config["n_kv_heads"],
-            **{key: config[key] for key in same}, "clip_qkv": config["clip_qkv"] or None,
-            "rope_scaling": yarn if config["rope_type"] else None,
-            "layer_types": [f"{'sliding' if slides else 'full'}_attention" for slides in config["sliding_layers"]],
+            **{key: config[key] for key in same}, **optional,
+            "rope_scaling": yarn if config["rope_type"] == ROPE_YARN else None,
+            "layer_types": [f"{kind}_attention" for kind in layer_kinds(config)],
             "tie_word_embeddings": bool(config["tie_word_embeddings"]), "eos_token_id": config["eos_token_ids"],
             "bos_token_id": none(config["bos_token_id"]), "pad_token_id": none(config["pad_token_id"]),
         },

@@ -1,7 +1,7 @@
 //! `format-spec.md` agrees with the code: every table of the document is read and compared with the structs, constants
 //! and functions that define the format.
 
-use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, ModelConfig};
+use olmo_infer::internals::format::config::{self, Architecture, AttentionKind, Experts, LinearAttention, ModelConfig};
 use olmo_infer::internals::format::encodings::bf12::{
     Bf12Table, CODED_STEP_BYTES, Exponents, N_CODES, RAW_STEP_BYTES, STEPS_PER_RAW_STEP, decode,
 };
@@ -13,12 +13,13 @@ use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::tensors::{self, Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
     self, AddedToken, ChatHead, ChatStyle, ConfigBlock, Dtype, Encoding, FILE_NAMES, FileRecord, FilesHead, GgufHead,
-    Header, Merge, SamplingBlock, SectionRecord, SourceRecord, TensorLayout, TensorRecord, TokenizerHead,
-    VocabularyHead, section,
+    Header, Merge, SamplingBlock, SectionRecord, SourceRecord, SpellingHead, SpellingPart, SpellingRecord,
+    TensorLayout, TensorRecord, TokenizerHead, VocabularyHead, section,
 };
 use olmo_pack::folder::gguf::names;
 use olmo_pack::folder::gguf::tensor_type::TensorType;
 use olmo_tests::repository;
+use std::collections::BTreeSet;
 use std::fs;
 use std::mem::offset_of;
 
@@ -134,12 +135,14 @@ fn struct_tables_match_the_structs() {
         max_position_embeddings, sliding_window, tie_word_embeddings, rope_type, rms_norm_eps, rope_theta,
         rope_theta_sliding, yarn_factor, yarn_beta_fast, yarn_beta_slow, yarn_attention_factor,
         yarn_original_max_position_embeddings, yarn_truncate, bos_token_id, pad_token_id, n_eos_token_ids, reserved,
-        eos_token_ids, sliding_layers, clip_qkv,
+        eos_token_ids, sliding_layers, clip_qkv, n_experts, n_experts_per_tok, norm_topk_prob, linear_num_key_heads,
+        linear_num_value_heads, linear_key_head_dim, linear_value_head_dim, linear_conv_kernel_dim,
+        linear_allow_neg_eigval, reserved_2, linear_layers,
     );
     assert_struct("ConfigBlock", size_of::<ConfigBlock>(), fields);
     let fields = fields!(TensorRecord:
         role, layer, dtype, layout, encoding, n_raw_steps, rows, columns, offset, bytes, digest, min_magnitude,
-        rounded, levels, reserved,
+        rounded, levels, expert, reserved,
     );
     assert_struct("TensorRecord", size_of::<TensorRecord>(), fields);
     let fields = fields!(SectionRecord: kind, flags, offset, bytes, digest, reserved);
@@ -163,6 +166,11 @@ fn struct_tables_match_the_structs() {
     assert_struct("FileRecord", size_of::<FileRecord>(), fields!(FileRecord: name, bytes));
     let fields = fields!(SamplingBlock: temperature, top_p, min_p, repetition_penalty, top_k, reserved);
     assert_struct("SamplingBlock", size_of::<SamplingBlock>(), fields);
+    assert_struct("SpellingHead", size_of::<SpellingHead>(), fields!(SpellingHead: n_tensors, reserved));
+    let fields = fields!(SpellingRecord: name_bytes, header_bytes, rank, n_parts, shape);
+    assert_struct("SpellingRecord", size_of::<SpellingRecord>(), fields);
+    let fields = fields!(SpellingPart: tensor, reserved, first, n);
+    assert_struct("SpellingPart", size_of::<SpellingPart>(), fields);
     let names: Vec<_> = table("### `FileRecord` (8 bytes)", &["code", "file"]);
     let names: Vec<_> = names.iter().map(|row| (number(&row[0]) as usize, row[1].as_str())).collect();
     assert_eq!(names, (1..).zip(FILE_NAMES).collect::<Vec<_>>());
@@ -195,12 +203,16 @@ fn constants_match_the_code() {
         ("PANEL_ROWS", format::PANEL_ROWS as u64),
         ("MAX_SECTIONS", format::MAX_SECTIONS as u64),
         ("MAX_LAYERS", config::MAX_LAYERS as u64),
+        ("MAX_EXPERTS", config::MAX_EXPERTS as u64),
+        ("MAX_TENSORS", config::MAX_TENSORS as u64),
         ("MAX_EOS_TOKENS", config::MAX_EOS_TOKENS as u64),
         ("NONE", u64::from(format::NONE)),
         ("SECTION_REQUIRED", u64::from(format::SECTION_REQUIRED)),
         ("FEATURE_BF12", format::FEATURE_BF12),
         ("FEATURE_DRAFTS", format::FEATURE_DRAFTS),
         ("FEATURE_QUANTIZED", format::FEATURE_QUANTIZED),
+        ("FEATURE_EXPERTS", format::FEATURE_EXPERTS),
+        ("FEATURE_LINEAR", format::FEATURE_LINEAR),
         ("DRAFT_ROLE", u64::from(tensors::DRAFT_ROLE)),
         ("N_CODES", N_CODES as u64),
         ("CODED_STEP_BYTES", CODED_STEP_BYTES as u64),
@@ -213,57 +225,162 @@ fn constants_match_the_code() {
     let rows = table("## Conventions", &["constant", "value", "meaning"]);
     let documented: Vec<_> = rows.iter().map(|row| (row[0].as_str(), number(&row[1]))).collect();
     assert_eq!(documented, expected);
+    let features = expected.iter().filter(|(name, _)| name.starts_with("FEATURE_"));
+    assert_eq!(features.fold(0, |bits, (_, bit)| bits | bit), format::KNOWN_FEATURES);
+    let sentence = "Version 1.0 defines five bits of `required_features`";
+    assert!(format::KNOWN_FEATURES.count_ones() == 5 && prose().contains(sentence), "no {sentence:?}");
+}
+
+/// Experts of the models that have some.
+const N_EXPERTS: usize = 7;
+
+/// A model of this architecture. Its sizes are all different, so that no two shapes can be confused. Layer 5 of an
+/// Olmo-Hybrid has linear attention, layer 7 full attention.
+fn model_of(architecture: Architecture) -> ModelConfig {
+    let is_hybrid = architecture == Architecture::OlmoHybrid;
+    let kind = |layer| if is_hybrid && layer % 4 != 3 { AttentionKind::Linear } else { AttentionKind::Full };
+    let linear = LinearAttention {
+        n_key_heads: 3,
+        n_value_heads: 9,
+        key_head_dim: 5,
+        value_head_dim: 11,
+        conv_kernel: 4,
+        allow_neg_eigval: true,
+    };
+    let experts = Experts { n_experts: N_EXPERTS, n_per_token: 2, norm_topk_prob: false };
+    ModelConfig {
+        architecture,
+        n_heads: 6,
+        n_kv_heads: 2,
+        head_dim: 4,
+        layer_types: (0..16).map(kind).collect(),
+        experts: architecture.has_experts().then_some(experts),
+        linear: is_hybrid.then_some(linear),
+        ..olmo2_1b()
+    }
 }
 
 #[test]
 fn roles_match_the_code() {
-    // Sizes that are all different, so that no two shapes can be confused.
-    let config = ModelConfig { n_heads: 6, n_kv_heads: 2, head_dim: 4, ..olmo2_1b() };
-    let (q, kv) = (24, 8);
-    let specs = tensors_of(&config);
+    let specs: Vec<TensorSpec> =
+        Architecture::ALL.into_iter().flat_map(|architecture| tensors_of(&model_of(architecture))).collect();
     let rows = table("## Tensors", &["code", "role", "name in a checkpoint", "shape"]);
-    assert_eq!(rows.len(), 14);
+    let roles: BTreeSet<u64> = specs.iter().map(|spec| spec.role.code().into()).collect();
+    assert!(rows.iter().map(|row| number(&row[0])).eq(roles));
+    let config = model_of(Architecture::Olmo2);
     for row in &rows {
-        let spec =
-            specs.iter().find(|spec| u64::from(spec.role.code()) == number(&row[0]) && spec.layer.unwrap_or(5) == 5);
-        let spec = spec.unwrap_or_else(|| panic!("no tensor with role {}", row[0]));
+        let is_role = |spec: &&TensorSpec| {
+            let is_code = u64::from(spec.role.code()) == number(&row[0]);
+            is_code && spec.layer.unwrap_or(5) == 5 && spec.expert.unwrap_or(3) == 3
+        };
+        let spec = specs.iter().find(is_role).unwrap_or_else(|| panic!("no tensor with role {}", row[0]));
         assert_eq!(format!("{:?}", spec.role), row[1]);
-        assert_eq!(spec.name(), row[2].replace(".N.", ".5."));
+        assert_eq!(spec.name(), row[2].replace(".N.", ".5.").replace(".M.", ".3."));
         let sizes: Vec<usize> = row[3]
             .trim_matches(['[', ']'])
             .split(", ")
             .map(|size| match size {
                 "h" => config.hidden_size,
-                "q" => q,
-                "kv" => kv,
+                "q" => 24,
+                "kv" => 8,
                 "f" => config.intermediate_size,
                 "V" => config.vocab_size,
+                "E" => N_EXPERTS,
+                "lk" => 15,
+                "lv" => 99,
+                "lh" => 9,
+                "ld" => 11,
+                "lc" => (2 * 15 + 99) * 4,
                 other => panic!("unknown size {other:?}"),
             })
             .collect();
         assert_eq!(spec.shape(), sizes, "{}", row[1]);
     }
-    // The canonical order: 1, then 2 to 12 in each layer, 13, 14.
-    let codes: Vec<u32> = specs.iter().map(|spec| spec.role.code()).collect();
-    let mut expected = vec![1];
-    (0..config.n_layers()).for_each(|_| expected.extend(2..=12));
-    expected.extend([13, 14]);
-    assert_eq!(codes, expected);
-    let tied = tensors_of(&ModelConfig { tie_word_embeddings: true, ..config.clone() });
-    assert_eq!(tied.len(), specs.len() - 1);
-    assert!(tied.iter().all(|spec| spec.role != Role::LmHead));
-    // OLMo-1 has the same in the same order, without the norms.
-    let olmo1 = tensors_of(&ModelConfig { architecture: Architecture::Olmo1, ..config.clone() });
-    let norms = [5, 6, 8, 12, 13];
-    let matrices: Vec<_> = specs.iter().filter(|spec| !norms.contains(&spec.role.code())).copied().collect();
-    assert_eq!(olmo1, matrices);
-    let sentence = "without the codes 5, 6, 8, 12 and 13";
-    assert!(prose().contains(sentence), "no {sentence:?}");
-    assert_eq!(olmo1.len(), 7 * config.n_layers() + 2);
-    let draft = specs.last().and_then(TensorSpec::draft).expect("the head is a matrix");
+    let always_f32 = specs.iter().filter(|spec| spec.columns.is_some() && !spec.has_choice());
+    assert!(always_f32.clone().all(|spec| spec.draft().is_none()));
+    let always_f32: BTreeSet<u32> = always_f32.map(|spec| spec.role.code()).collect();
+    assert!(always_f32.into_iter().eq([16, 24, 25]));
+    for sentence in ["So are the matrices of the roles 16, 24 and 25,", "except those of the roles 16, 24 and 25;"] {
+        assert!(prose().contains(sentence), "no {sentence:?}");
+    }
+    let head = tensors_of(&config).pop().expect("tensors");
+    let draft = head.draft().expect("the head is a matrix");
     let sentence = format!("for example {} for the draft of the head", draft.role_code());
-    assert!(document().contains(&sentence), "no {sentence:?}");
+    assert!(prose().contains(&sentence), "no {sentence:?}");
     assert_eq!(draft.name(), "draft.lm_head.weight");
+}
+
+/// The codes in a cell such as "15, 2 to 4, then of each expert 17 to 19".
+fn codes(cell: &str) -> Vec<u32> {
+    let listed = |cell: &str| -> Vec<u32> {
+        let span = |span: &str| {
+            let (first, last) = span.split_once(" to ").unwrap_or((span, span));
+            number(first) as u32..=number(last) as u32
+        };
+        cell.split(", ").flat_map(span).collect()
+    };
+    match cell.split_once(", then of each expert ") {
+        None => listed(cell),
+        Some((layer, expert)) => [listed(layer), listed(expert).repeat(N_EXPERTS)].concat(),
+    }
+}
+
+#[test]
+fn canonical_order_matches_the_code() {
+    let rows = table("## Tensors", &["layer", "codes", "tensors"]);
+    // Rows, and the layers that they describe.
+    let cases = [
+        (0, Architecture::Olmo1, 5),
+        (1, Architecture::Olmo2, 5),
+        (1, Architecture::Olmo3, 5),
+        (1, Architecture::OlmoHybrid, 7),
+        (2, Architecture::Olmoe, 5),
+        (3, Architecture::FlexOlmo, 5),
+        (4, Architecture::OlmoHybrid, 5),
+    ];
+    assert_eq!(rows.len(), 5);
+    for (row, architecture, layer) in cases {
+        let row = &rows[row];
+        let mut specs = tensors_of(&model_of(architecture));
+        specs.retain(|spec| spec.layer == Some(layer));
+        let found: Vec<u32> = specs.iter().map(|spec| spec.role.code()).collect();
+        assert_eq!(found, codes(&row[1]), "{architecture:?}");
+        let n_tensors = match row[2].split_once(" + 3 E") {
+            None => number(&row[2]) as usize,
+            Some((n, _)) => number(n) as usize + 3 * N_EXPERTS,
+        };
+        assert_eq!(specs.len(), n_tensors, "{architecture:?}");
+        let of_experts = specs.iter().filter_map(|spec| spec.expert);
+        let n_experts = if architecture.has_experts() { N_EXPERTS } else { 0 };
+        assert!(of_experts.eq((0..n_experts).flat_map(|expert| [expert; 3])), "{architecture:?}");
+    }
+    // The embedding, the layers, the norm if it has weights, and the head unless it is tied.
+    for config in Architecture::ALL.map(model_of) {
+        let specs = tensors_of(&config);
+        let outside = specs.iter().filter(|spec| spec.layer.is_none()).map(|spec| spec.role);
+        let norm = config.architecture.has_norm_weights().then_some(Role::Norm);
+        assert!(outside.eq([Some(Role::EmbedTokens), norm, Some(Role::LmHead)].into_iter().flatten()));
+        assert!(specs[0].role == Role::EmbedTokens && specs[1..].is_sorted_by_key(TensorSpec::layer_code));
+        let tied = tensors_of(&ModelConfig { tie_word_embeddings: true, ..config });
+        assert_eq!(tied, specs[..specs.len() - 1]);
+    }
+    let olmo2 = tensors_of(&olmo2_1b());
+    assert_eq!(olmo2.len(), 11 * 16 + 3);
+    // Numbers of tensors, and the limit.
+    let of_experts = |n_experts, n_layers| {
+        let experts = Some(Experts { n_experts, n_per_token: 2, norm_topk_prob: false });
+        ModelConfig { experts, layer_types: vec![AttentionKind::Full; n_layers], ..model_of(Architecture::Olmoe) }
+    };
+    assert_eq!(tensors_of(&of_experts(64, 16)).len(), 3219);
+    let limit = (config::MAX_TENSORS - 3) / (18 + 3 * 16);
+    assert!(of_experts(16, limit).validate().is_ok() && of_experts(16, limit + 1).validate().is_err());
+    for sentence in [
+        "So an OLMo-2 has 11 `n_layers` + 3 tensors, one fewer when tied.",
+        "`n_layers` x (18 + 3 E) + 3 is at most 65536.",
+        "23 KB in OLMo-2 1B, 412 KB in OLMoE 1B-7B with its 3219 tensors",
+    ] {
+        assert!(prose().contains(sentence), "no {sentence:?}");
+    }
 }
 
 #[test]
@@ -385,6 +502,7 @@ fn sections_match_the_code() {
         (section::FILES, "FILES"),
         (section::SAMPLING, "SAMPLING"),
         (section::GGUF, "GGUF"),
+        (section::SPELLING, "SPELLING"),
     ];
     let expected: Vec<_> =
         expected.iter().map(|&(kind, name)| (u64::from(kind), name.to_string(), section::max_bytes(kind))).collect();

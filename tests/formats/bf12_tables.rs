@@ -168,7 +168,10 @@ fn encoding_requires_the_feature_bit() {
         coded.assert_damaged(&[(24, &features(bits))], true, "number of tensors", "14");
     }
     coded.assert_damaged(&[(24, &features(5))], true, "required features", "5");
-    for bits in [8, 9, 1 << 63] {
+    for bits in [8, 17] {
+        coded.assert_damaged(&[(24, &features(bits))], true, "required features", &bits.to_string());
+    }
+    for bits in [32, 33, 1 << 63] {
         let refused = coded.open(&[(24, &features(bits))], true).err().expect("refused");
         assert!(
             matches!(&refused, Error::Version { found, .. } if *found == format!("feature bits {bits:#x}")),

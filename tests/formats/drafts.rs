@@ -67,7 +67,8 @@ fn refuses_drafts_that_the_header_contradicts() {
     case.refuses(|bytes| features.set(bytes, 1), "number of tensors: found 19, expected 14");
     case.refuses(|bytes| features.set(bytes, 2), "required features: found 2, expected 3");
     case.refuses(|bytes| features.set(bytes, 7), "required features: found 7, expected 3");
-    case.refuses(|bytes| features.set(bytes, 11), "needs feature bits 0xb");
+    case.refuses(|bytes| features.set(bytes, 11), "required features: found 11, expected 3");
+    case.refuses(|bytes| features.set(bytes, 35), "needs feature bits 0x23");
     for n in [0, 13, 14, 24, u32::MAX.into()] {
         let says = format!("number of tensors: found {n}, expected 14 and 1 to 9 drafts");
         case.refuses(|bytes| n_tensors.set(bytes, n), &says);

@@ -7,7 +7,9 @@ mod encodings;
 use crate::property::{check, edgy};
 use olmo_infer::internals::file::index::Index;
 use olmo_infer::internals::file::reader::ReadAt;
-use olmo_infer::internals::format::config::{Architecture, AttentionKind, LAYER_NORM_EPS, ModelConfig, Yarn};
+use olmo_infer::internals::format::config::{
+    Architecture, AttentionKind, Experts, LAYER_NORM_EPS, LinearAttention, ModelConfig, Yarn,
+};
 use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::sizes::TooLarge;
@@ -33,11 +35,21 @@ fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConf
     (sizes, layers, rest).prop_map(|(sizes, layers, (tied, architecture, positions, eos_token_ids))| {
         let (hidden_size, n_kv_heads, groups, half_head, intermediate_size, vocab_size) = sizes;
         let (olmo1, olmo3) = (architecture == Architecture::Olmo1, architecture == Architecture::Olmo3);
-        let slides = |&slides: &bool| match olmo3 && slides {
-            true => AttentionKind::Sliding,
-            false => AttentionKind::Full,
+        let kind = |&other: &bool| match architecture {
+            Architecture::Olmo3 if other => AttentionKind::Sliding,
+            Architecture::OlmoHybrid if other => AttentionKind::Linear,
+            _ => AttentionKind::Full,
         };
-        let layer_types: Vec<AttentionKind> = layers.iter().map(slides).collect();
+        let layer_types: Vec<AttentionKind> = layers.iter().map(kind).collect();
+        let experts = Experts { n_experts: 1 + groups, n_per_token: groups, norm_topk_prob: tied };
+        let linear = LinearAttention {
+            n_key_heads: n_kv_heads,
+            n_value_heads: n_kv_heads * groups,
+            key_head_dim: half_head,
+            value_head_dim: 2 * half_head + 1,
+            conv_kernel: 1 + groups,
+            allow_neg_eigval: tied,
+        };
         let window = if layer_types.contains(&AttentionKind::Sliding) { 5 } else { 0 };
         ModelConfig {
             architecture,
@@ -49,7 +61,7 @@ fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConf
             vocab_size,
             max_position_embeddings: positions,
             rms_norm_eps: if olmo1 { LAYER_NORM_EPS } else { 1e-6 },
-            clip_qkv: (olmo1 && positions > 500).then_some(8.0),
+            clip_qkv: (architecture.can_clip() && positions > 500).then_some(8.0),
             rope_theta: 10000.0,
             rope_theta_sliding: 10000.0,
             yarn: olmo3.then_some(Yarn {
@@ -61,9 +73,9 @@ fn model(max_width: usize, max_layers: usize) -> impl Strategy<Value = ModelConf
                 truncate: tied,
             }),
             sliding_window: window,
+            experts: architecture.has_experts().then_some(experts),
+            linear: layer_types.contains(&AttentionKind::Linear).then_some(linear),
             layer_types,
-            experts: None,
-            linear: None,
             tie_word_embeddings: tied,
             eos_token_ids,
             bos_token_id: None,
@@ -210,7 +222,7 @@ impl Head {
         let mut index = Vec::new();
         let specs = tensors_of(config);
         let encodings = layout::uniform(&specs, Encoding::plain(matrices).expect("f32 or bf16"));
-        for ((spec, encoding), &extent) in specs.iter().zip(encodings).zip(&layout.tensors) {
+        for ((spec, &encoding), &extent) in specs.iter().zip(&encodings).zip(&layout.tensors) {
             index.extend_from_slice(TensorRecord::new(spec, encoding, extent).as_bytes());
         }
         // Kinds that this version does not define, and that a reader may ignore.
@@ -227,6 +239,7 @@ impl Head {
         header.version_minor.set(VERSION_MINOR);
         header.byte_order.set(BYTE_ORDER_MARK);
         header.file_bytes.set(layout.file_bytes);
+        header.required_features.set(format::features(specs.iter().zip(&encodings)));
         header.header_bytes.set(HEADER_BYTES as u32);
         header.n_tensors.set(layout.tensors.len() as u32);
         header.n_sections.set(layout.sections.len() as u32);

@@ -16,7 +16,7 @@ use olmo_tests::packed::range;
 use olmo_tests::readers::{self, Readers};
 use olmo_tests::{
     Finished, Stored, TempDir, bf12_config, finish, npy_path, python, reference_cases, repository, run, small_config,
-    write_bf12_weights, write_weights,
+    source_of, write_bf12_weights, write_weights,
 };
 use std::fs;
 use std::io::Write;
@@ -111,11 +111,11 @@ fn assert_read_back(python: &Path, weights: &Path, dtype: &str) {
         let name = spec.name();
         let (shape, numbers) = olmo_tests::read_f32_npy(&npy_path(&exported, &name));
         assert_eq!(shape, spec.shape(), "{}: {name}", weights.display());
-        let stored = |bits: u32| match (dtype, spec) {
-            ("bf16", TensorSpec { columns: Some(_), .. }) => u32::from(round_to_bf16(bits)) << 16,
+        let stored = |bits: u32| match dtype {
+            "bf16" if spec.has_choice() => u32::from(round_to_bf16(bits)) << 16,
             _ => bits,
         };
-        let expected = source_bits(&npy_path(weights, &name)).into_iter().map(stored);
+        let expected = source_of(weights, spec, source_bits).into_iter().map(stored);
         assert!(numbers.into_iter().map(f32::to_bits).eq(expected), "{} as {dtype}: {name}", weights.display());
     }
 }

@@ -112,7 +112,7 @@ fn bf16_files_are_as_close_as_the_reference_in_bf16() {
         // error of the reference is then chance, and no arithmetic here could stay below it.
         // The norm behind the delta rule divides by what may be small: in hybrid_nope rounding the weights alone moves a
         // logit by 1.01, at another position than the reference in bf16 has its largest error of 1.04. There only the
-        // mean says something.
+        // mean is bounded.
         let config = fs::read_to_string(case.join("weights/config.json")).expect("a config.json");
         let magnifies = config.contains("linear_attention");
         let exact = compute(&case, "bf16", "plain", &["--isa", "scalar", "--activations", "f32"]);

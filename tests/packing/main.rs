@@ -7,6 +7,7 @@ mod copy;
 mod diff;
 mod drafts;
 mod duplicate_settings;
+mod families;
 mod gguf;
 mod inspect;
 mod mixed;

@@ -134,7 +134,10 @@ fn published_olmo2_widths_need_no_config_json() {
     // The same widths with Olmo-3's rows.
     sparse(&weights, &ModelConfig { vocab_size: 100_278, ..config });
     let line = dry(&[]).refused(1).to_string();
-    assert!(line.contains("100278 vocabulary rows look like Olmo-3") && line.contains("--arch"), "{line}");
+    assert!(
+        line.contains("100278 vocabulary rows, as in Olmo-3 and in BAR-7B, an OLMo-2") && line.contains("--arch"),
+        "{line}"
+    );
     assert!(dry(&["--arch", "olmo2"]).refused(1).contains("--head-dim"));
 }
 

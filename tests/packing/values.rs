@@ -8,8 +8,8 @@ use olmo_infer::internals::format::encodings::bf12::Bf12Panels;
 use olmo_infer::internals::format::panels::PanelShape;
 use olmo_infer::internals::format::{Dtype, section};
 use olmo_tests::{
-    Stored, TempDir, npy_path, reference_cases, repository, run, skipped, small_config, small_olmo3, write_npy,
-    write_weights,
+    Stored, TempDir, npy_path, reference_cases, repository, run, skipped, small_config, small_olmo3, source_of,
+    write_npy, write_weights,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,8 @@ fn assert_holds(model: &Path, weights: &Path, dtype: Dtype) {
             let steps = steps.flat_map(|step| step.numbers(table.exponents()));
             stored = steps.flat_map(u32::to_le_bytes).collect();
         }
-        let source = elements(&npy_path(weights, &name));
+        let source = source_of(weights, spec, elements);
+        let dtype = if spec.role.is_always_f32() { Dtype::F32 } else { dtype };
         let word = |at: usize, size: usize| match size {
             4 => u32::from_le_bytes(stored[at * 4..at * 4 + 4].try_into().expect("4 bytes")),
             _ => u32::from(u16::from_le_bytes(stored[at * 2..at * 2 + 2].try_into().expect("2 bytes"))) << 16,

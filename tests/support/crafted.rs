@@ -7,8 +7,8 @@ use olmo_infer::internals::format::config::ModelConfig;
 use olmo_infer::internals::format::layout::{self, Layout};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use olmo_infer::internals::format::{
-    self, ConfigBlock, Encoding, FEATURE_BF12, FEATURE_QUANTIZED, HEADER_BYTES, Header, SECTION_REQUIRED,
-    SectionRecord, TensorRecord, VocabularyHead, section,
+    self, ConfigBlock, Encoding, HEADER_BYTES, Header, SECTION_REQUIRED, SectionRecord, TensorRecord, VocabularyHead,
+    section,
 };
 use std::fs::{self, File};
 use std::mem::offset_of;
@@ -63,7 +63,7 @@ impl Field {
 }
 
 /// The fields of the configuration that hold an integer, by name.
-pub const CONFIG_INTEGERS: [(&str, usize); 18] = [
+pub const CONFIG_INTEGERS: [(&str, usize); 28] = [
     ("architecture", offset_of!(ConfigBlock, architecture)),
     ("n_layers", offset_of!(ConfigBlock, n_layers)),
     ("hidden_size", offset_of!(ConfigBlock, hidden_size)),
@@ -82,6 +82,16 @@ pub const CONFIG_INTEGERS: [(&str, usize); 18] = [
     ("pad_token_id", offset_of!(ConfigBlock, pad_token_id)),
     ("n_eos_token_ids", offset_of!(ConfigBlock, n_eos_token_ids)),
     ("reserved", offset_of!(ConfigBlock, reserved)),
+    ("n_experts", offset_of!(ConfigBlock, n_experts)),
+    ("n_experts_per_tok", offset_of!(ConfigBlock, n_experts_per_tok)),
+    ("norm_topk_prob", offset_of!(ConfigBlock, norm_topk_prob)),
+    ("linear_num_key_heads", offset_of!(ConfigBlock, linear_num_key_heads)),
+    ("linear_num_value_heads", offset_of!(ConfigBlock, linear_num_value_heads)),
+    ("linear_key_head_dim", offset_of!(ConfigBlock, linear_key_head_dim)),
+    ("linear_value_head_dim", offset_of!(ConfigBlock, linear_value_head_dim)),
+    ("linear_conv_kernel_dim", offset_of!(ConfigBlock, linear_conv_kernel_dim)),
+    ("linear_allow_neg_eigval", offset_of!(ConfigBlock, linear_allow_neg_eigval)),
+    ("reserved_2", offset_of!(ConfigBlock, reserved_2)),
 ];
 
 /// The fields of the configuration that hold a real number, by name.
@@ -149,8 +159,7 @@ pub fn claimed(good: &[u8], config: &ModelConfig, encodings: &[Encoding]) -> (Ve
         set(offset_of!(SectionRecord, offset), 8, extent.offset);
         set(offset_of!(SectionRecord, bytes), 8, n_bytes);
     }
-    let has_quantized = encodings.iter().any(|encoding| encoding.dtype().is_quantized());
-    let features = if tables.is_empty() { 0 } else { FEATURE_BF12 } | if has_quantized { FEATURE_QUANTIZED } else { 0 };
+    let features = format::features(specs.iter().zip(encodings));
     let block = ConfigBlock::new(config);
     bytes[offset_of!(Header, config)..][..size_of_val(&block)].copy_from_slice(block.as_bytes());
     for (at, n, value) in [

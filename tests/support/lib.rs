@@ -525,6 +525,35 @@ pub fn write_weights(folder: &Path, config: &ModelConfig, stored: Stored, seed: 
     }
 }
 
+/// The elements of a tensor in a folder that may have it under another name, in several tensors or in one of them, as
+/// transformers writes and holds them; `read` reads a file.
+pub fn source_of<T: Clone>(weights: &Path, spec: &TensorSpec, read: impl Fn(&Path) -> Vec<T>) -> Vec<T> {
+    let name = spec.name();
+    let path = npy_path(weights, &name);
+    if path.exists() {
+        return read(&path);
+    }
+    if spec.role == Role::LinearConv1d {
+        let part = |part: &str| npy_path(weights, &name.replace("conv1d", &format!("{part}_conv1d")));
+        return ["q", "k", "v"].iter().flat_map(|of| read(&part(of))).collect();
+    }
+    if let (Some(layer), Some(expert)) = (spec.layer, spec.expert) {
+        let is_down = spec.role == Role::ExpertDownProj;
+        let fused = if is_down { "down_proj" } else { "gate_up_proj" };
+        let all = read(&npy_path(weights, &format!("model.layers.{layer}.mlp.experts.{fused}")));
+        let n = spec.n_elements() as usize;
+        let at = match spec.role {
+            Role::ExpertDownProj => expert * n,
+            Role::ExpertGateProj => 2 * expert * n,
+            _ => (2 * expert + 1) * n,
+        };
+        return all[at..at + n].to_vec();
+    }
+    let renamed = [("input_layernorm", "attention_layer_norm"), ("post_attention_layernorm", "feedforward_layer_norm")];
+    let (own, other) = renamed.iter().find(|(own, _)| name.contains(own)).expect("a tensor with two names");
+    read(&npy_path(weights, &name.replace(own, other)))
+}
+
 /// Replaces the numbers of an f32 file that [`write_weights`] wrote by `number(index, old)`.
 pub fn map_numbers(weights: &Path, tensor: &str, number: impl Fn(usize, f32) -> f32) {
     let path = npy_path(weights, tensor);

@@ -1,9 +1,9 @@
 //! Small models that are packed in this process, and their layouts.
 
 use crate::crafted::repair_header_digest;
-use crate::{Stored, TempDir, small_config, small_olmo1, small_olmo3, write_bf12_weights, write_weights};
+use crate::{Stored, TempDir, small_config, small_hybrid, small_olmo1, small_olmo3, write_bf12_weights, write_weights};
 use olmo_infer::internals::file::model_file::ModelFile;
-use olmo_infer::internals::format::config::{AttentionKind, ModelConfig};
+use olmo_infer::internals::format::config::{Architecture, AttentionKind, Experts, ModelConfig};
 use olmo_infer::internals::format::layout::Layout;
 use olmo_infer::internals::format::sizes::Extent;
 use olmo_infer::internals::format::tensors::TensorSpec;
@@ -59,6 +59,23 @@ impl Packed {
         let ModelConfig { architecture, rms_norm_eps, clip_qkv, .. } = small_olmo1();
         let config = ModelConfig { architecture, rms_norm_eps, clip_qkv, tie_word_embeddings: true, ..tiny_config() };
         Packed::of("OLMo-1, plain f32, tied", DtypeChoice::F32, |folder| write_weights(folder, &config, Stored::F32, 5))
+    }
+
+    /// An OLMoE with three experts, in plain bf16.
+    pub fn olmoe() -> Packed {
+        let experts = Some(Experts { n_experts: 3, n_per_token: 2, norm_topk_prob: true });
+        let config = ModelConfig { architecture: Architecture::Olmoe, experts, ..tiny_config() };
+        Packed::of("OLMoE, plain bf16", DtypeChoice::Bf16, |folder| write_weights(folder, &config, Stored::F32, 6))
+    }
+
+    /// An Olmo-Hybrid of two layers, in plain bf16.
+    pub fn hybrid() -> Packed {
+        let ModelConfig { architecture, rope_theta, rope_theta_sliding, linear, .. } = small_hybrid();
+        let layer_types = vec![AttentionKind::Linear, AttentionKind::Full];
+        let config = ModelConfig { architecture, rope_theta, rope_theta_sliding, linear, layer_types, ..tiny_config() };
+        Packed::of("Olmo-Hybrid, plain bf16", DtypeChoice::Bf16, |folder| {
+            write_weights(folder, &config, Stored::F32, 7);
+        })
     }
 
     /// A bf12 model, with raw steps.

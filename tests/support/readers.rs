@@ -159,7 +159,7 @@ fn numbers(path: &Path) -> Result<Vec<u8>, olmo_infer::internals::error::Error> 
 /// How many of the bases have texts or the header of a GGUF file; they are the last ones.
 const N_WITH_TEXT: usize = 5;
 
-/// The files that are changed: one of each kind of weights, and two with every text section.
+/// The files that are changed: one of each kind of weights, and those with every section.
 pub fn bases() -> Vec<Packed> {
     let mut bases: Vec<Packed> = Packed::all().into();
     bases.push(with_text("byte pairs, a chat format", MARKED));
@@ -170,6 +170,7 @@ pub fn bases() -> Vec<Packed> {
     bases.push(with_text("a template that cannot be used", "{% if %}"));
     bases.push(with_text("", ""));
     bases.push(of_gguf());
+    bases.extend([Packed::olmoe(), Packed::hybrid()]);
     bases
 }
 
@@ -318,7 +319,8 @@ fn change_config(random: &mut Random, bytes: &mut [u8]) {
             integer(random, crafted::Field::of_config(eos + 4 * slot, 4), bytes);
         }
         n if n < n_integers + 6 => {
-            let at = offset_of!(ConfigBlock, sliding_layers) + random.below(3);
+            let layers = [offset_of!(ConfigBlock, sliding_layers), offset_of!(ConfigBlock, linear_layers)];
+            let at = layers[random.below(2)] + random.below(3);
             integer(random, crafted::Field::of_config(at, 1), bytes);
         }
         n => {
@@ -344,6 +346,7 @@ fn change_section(random: &mut Random, kind: u32, section: &mut [u8]) {
         section::SAMPLING => (40, 0, 8),
         // All of a small one is its head.
         section::GGUF => (section.len(), 0, 8),
+        section::SPELLING => (section.len(), 8, 8),
         _ => (32, 0, 4),
     };
     let head = section.len().min(head);

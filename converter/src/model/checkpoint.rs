@@ -14,14 +14,11 @@ use crate::model::generation_config::GenerationConfig;
 use crate::model::gguf_config;
 use crate::model::infer_config;
 use crate::model::settings::{Flags, Settings};
-use crate::model::spelling::{Respelled, RespelledTensors, Spelling};
+use crate::model::spelling::{HEAD, Respelled, RespelledTensors, Spelling};
 use olmo_infer::internals::format::config::Experts;
 use olmo_infer::internals::format::tensors::{Role, TensorSpec, tensors_of};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-
-pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
-pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// A tensor of the model and its data in the folder.
 #[derive(Clone, Debug)]
@@ -74,6 +71,8 @@ impl Checkpoint {
                 Ok(spelling) => spelling,
                 Err(problem) => {
                     problems.push(problem);
+                    let names = Spelling::all_names(spec, &settings.config);
+                    extra.retain(|name| !names.iter().any(|of| of == name));
                     continue;
                 }
             };

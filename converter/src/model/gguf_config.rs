@@ -89,7 +89,9 @@ fn architecture(metadata: &Metadata) -> Result<&'static str, Problem> {
     match metadata.text(key)? {
         Some("olmo") => Ok("olmo"),
         Some("olmo2") => Ok("olmo2"),
-        Some("olmoe") => Err(problem("olmoe".into()).advice("OLMoE is not supported yet")),
+        Some("olmoe") => {
+            Err(problem("olmoe".into()).advice("pack the safetensors checkpoint of OLMoE: its GGUF files are not read"))
+        }
         Some(other) => {
             let shown = crate::error::shortened(other, 60);
             Err(problem(shown).advice("only OLMo-1, OLMo-2 and Olmo-3 are supported"))

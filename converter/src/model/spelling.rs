@@ -1,18 +1,20 @@
 //! The names under which checkpoints have the tensors of a model. transformers holds the experts of a layer in two
-//! tensors and writes them as many; it wrote the norms and the convolution of Olmo-Hybrid under several names, and cut
+//! tensors and writes each expert by itself; it wrote the norms and the convolution of Olmo-Hybrid under several names, and cut
 //! the convolution in more than one way.
 
 use crate::error::Problem;
 use crate::folder::listing::Listing;
 use crate::folder::npy::shown_shape;
 use crate::folder::stored_tensor::StoredTensor;
-use crate::model::checkpoint::{EMBEDDING, HEAD};
 use olmo_infer::internals::format::config::{Architecture, ModelConfig};
 use olmo_infer::internals::format::tensors::{Role, TensorSpec};
 use olmo_infer::internals::format::{SpellingHead, SpellingPart, SpellingRecord};
 use std::collections::BTreeMap;
 use zerocopy::IntoBytes;
 use zerocopy::little_endian::{U32, U64};
+
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+pub(crate) const HEAD: &str = "lm_head.weight";
 
 /// How a folder has a tensor of the model.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +89,12 @@ impl Spelling {
                 Err(problem.expected("one of them").advice("remove the one that is not of this model"))
             }
         }
+    }
+
+    /// All names that the tensor of a model can have in folders.
+    pub fn all_names(spec: &TensorSpec, config: &ModelConfig) -> Vec<String> {
+        let names = |spelling: &Spelling| spelling.names().into_iter().map(String::from).collect::<Vec<_>>();
+        possible(spec, config).iter().flat_map(names).collect()
     }
 
     /// The names of the tensors in the folder.

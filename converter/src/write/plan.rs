@@ -129,9 +129,10 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Type of the elements of the model's matrices; `None` when they have several.
+    /// Type of the elements of the model's matrices, of those that can have several; `None` when they do.
     pub fn matrices_dtype(&self) -> Option<Dtype> {
-        let mut types = self.matrices().map(|(_, encoding, _)| encoding.dtype());
+        let of_model = self.tensors.iter().filter(|tensor| !tensor.spec.is_draft && tensor.spec.has_choice());
+        let mut types = of_model.map(|tensor| tensor.stored.encoding().dtype());
         let first = types.next()?;
         types.all(|dtype| dtype == first).then_some(first)
     }

@@ -211,7 +211,7 @@ impl Mapping {
         Ok(Populated { bytes, complete: bytes == end.saturating_sub(range.start) })
     }
 
-    /// Pages the bytes in `range` into this process, if the kernel can. Its errors are left to whoever reads the bytes.
+    /// Pages the bytes in `range` into this process, if the kernel can. Its errors are left to the code that reads the bytes.
     pub(crate) fn populate_at_once(&self, range: Range<usize>) {
         #[cfg(target_os = "linux")]
         if self.loaded.way != Load::Read && Advice::PopulateRead.is_supported() {

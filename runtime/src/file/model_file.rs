@@ -338,7 +338,7 @@ impl ModelFile {
     /// # Panics
     /// When there is no such expert.
     pub fn populate_expert(&self, layer: usize, expert: usize) {
-        // Those of a layer are the last ones in it, the three of an expert together; layers have as many each.
+        // Those of a layer are the last ones in it, the three of an expert together; all layers have the same number.
         let n_layers = self.index.config.n_layers();
         let first = self.index.specs.iter().position(|spec| spec.layer == Some(0)).expect("a layer");
         let in_layer = self.index.specs[first..].iter().take_while(|spec| spec.layer == Some(0)).count();

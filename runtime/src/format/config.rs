@@ -248,7 +248,8 @@ impl ModelConfig {
 
     /// Whether queries and keys are rotated.
     pub fn has_rope(&self) -> bool {
-        self.rope_theta != 0.0
+        // Only +0 means that there is no rotation.
+        self.rope_theta.to_bits() != 0
     }
 
     /// Number of layers with linear attention.
@@ -319,7 +320,7 @@ impl ModelConfig {
     /// # Errors
     /// [`TooLarge`].
     fn n_tensors(&self) -> Result<u64, TooLarge> {
-        // The most that a layer has without experts: a linear one 18.
+        // The most that a layer has without experts: a linear one 16, as 18 in a checkpoint.
         let of_layer = sum([18, product([3, self.experts.map_or(0, |experts| experts.n_experts)])?])?;
         sum([product([self.n_layers() as u64, of_layer])?, 3])
     }
@@ -374,7 +375,7 @@ impl ModelConfig {
             }
             real("clip_qkv", clip, 1e-3, 1e6)?;
         }
-        if self.has_rope() || self.rope_theta_sliding != 0.0 || self.architecture != Architecture::OlmoHybrid {
+        if self.has_rope() || self.rope_theta_sliding.to_bits() != 0 || self.architecture != Architecture::OlmoHybrid {
             real("rope_theta", self.rope_theta, 1.0, 1e12)?;
             real("rope_theta", self.rope_theta_sliding, 1.0, 1e12)?;
         }

@@ -30,9 +30,9 @@ impl Layout {
     }
 }
 
-/// The encodings of a model whose matrices all have one: vectors are f32.
+/// The encodings of a model whose matrices all have one, except those that are f32 in every file, as vectors are.
 pub fn uniform(specs: &[TensorSpec], matrices: Encoding) -> Vec<Encoding> {
-    specs.iter().map(|spec| spec.columns.map_or(Encoding::F32, |_| matrices)).collect()
+    specs.iter().map(|spec| if spec.has_choice() { matrices } else { Encoding::F32 }).collect()
 }
 
 /// Bytes of a tensor in the file, padding inside panels included.

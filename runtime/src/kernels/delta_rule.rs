@@ -121,7 +121,7 @@ impl LaneOp for DeltaRule<'_> {
 /// decay = e^(-e^a_log * softplus(a + dt_bias))      rate = 1 / (1 + e^-b), times 2 with `allow_neg_eigval`
 /// ```
 ///
-/// In f64 but for `a + dt_bias`, each rounded once at the end; `softplus(x)` is `log(1 + e^x)`, and x above 20.
+/// In f64 except for `a + dt_bias`, each rounded once at the end; `softplus(x)` is `log(1 + e^x)`, and x above 20.
 pub fn decay_and_rate(a: f32, b: f32, a_log: f32, dt_bias: f32, allow_neg_eigval: bool) -> (f32, f32) {
     let x = f64::from(a + dt_bias);
     let softplus = if x > 20.0 { x } else { libm::log1p(libm::exp(x)) };

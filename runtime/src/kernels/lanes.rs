@@ -146,7 +146,7 @@ impl LaneOp for LayerNorm<'_> {
     }
 }
 
-/// `clip_qkv` of OLMo-1: `x = min(max(x, -limit), limit)`, in place. NaN stays NaN.
+/// `clip_qkv` of OLMo-1 and OLMoE: `x = min(max(x, -limit), limit)`, in place. NaN stays NaN.
 pub struct Clip<'a> {
     /// `[width]`
     pub x: &'a mut [f32],

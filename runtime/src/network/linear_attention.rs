@@ -12,7 +12,7 @@ use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::matmul::Matmul;
 use crate::parallel::team::Team;
 
-/// Epsilon of `o_norm`, whatever the model's (`OlmoHybridRMSNormGated` in `modeling_olmo_hybrid.py`).
+/// Epsilon of `o_norm`, regardless of the model's (`OlmoHybridRMSNormGated` in `modeling_olmo_hybrid.py`).
 const O_NORM_EPS: f32 = 1e-5;
 
 /// Activations of the linear-attention layers, for the rows of a pass; n of them are in use.

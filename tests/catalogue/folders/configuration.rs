@@ -72,8 +72,11 @@ fn w6_refuses_malformed_config_json() {
 fn w6_refuses_impossible_values() {
     let mut report = Report::new("W6");
     let cases = [
-        (json!({"model_type": "llama"}), "model_type is \"llama\", expected olmo, olmo2 or olmo3"),
-        (json!({"model_type": "olmoe"}), "model_type is \"olmoe\", expected olmo, olmo2 or olmo3"),
+        (
+            json!({"model_type": "llama"}),
+            "model_type is \"llama\", expected olmo, olmo2, olmo3, olmoe, flex_olmo or olmo_hybrid",
+        ),
+        (json!({"model_type": "bolmo"}), "model_type is \"bolmo\", expected olmo, olmo2, olmo3, olmoe"),
         (json!({"clip_qkv": 8.0}), "clip_qkv is 8.0, expected none for olmo2"),
         (json!({"model_type": null}), "no model_type"),
         (json!({"hidden_size": 0}), "hidden_size is 0"),

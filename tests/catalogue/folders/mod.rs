@@ -6,6 +6,7 @@ mod headers;
 mod kinds;
 mod names;
 mod sizes;
+mod spellings;
 mod tensors;
 mod the_folder;
 mod values;

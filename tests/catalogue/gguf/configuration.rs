@@ -18,7 +18,7 @@ fn g10_refuses_other_models() {
     let mut report = Report::new("G10");
     let of = "expected olmo or olmo2, as llama.cpp names OLMo-1, OLMo-2 and Olmo-3; ";
     for (name, advice) in [
-        ("olmoe", "OLMoE is not supported yet"),
+        ("olmoe", "pack the safetensors checkpoint of OLMoE"),
         ("olmo3", "only OLMo-1, OLMo-2 and Olmo-3 are supported"),
         ("llama", "only OLMo-1, OLMo-2 and Olmo-3 are supported"),
         ("", "only OLMo-1"),

@@ -10,9 +10,21 @@ use std::fs::File;
 use std::mem::offset_of;
 
 /// Integers that no model has, with the key that the message names and its text.
-const IMPOSSIBLE: [(&str, &[u64], &str); 18] = [
-    ("architecture", &[0, 4, 1 << 31, u64::MAX], ": architecture is "),
+const IMPOSSIBLE: [(&str, &[u64], &str); 30] = [
+    ("architecture", &[0, 7, 1 << 31, u64::MAX], ": architecture is "),
     ("architecture", &[3], ": rms_norm_eps is 1e-6"),
+    ("architecture", &[4, 5], ": num_experts is 0, expected 1 to 512"),
+    ("n_experts", &[1, 512, u64::MAX], ": num_experts is "),
+    ("n_experts_per_tok", &[1, u64::MAX], ": num_experts_per_tok is set"),
+    ("norm_topk_prob", &[1, u64::MAX], ": norm_topk_prob is set"),
+    ("linear_num_key_heads", &[1, u64::MAX], ": linear_num_key_heads is set"),
+    ("linear_num_value_heads", &[1, u64::MAX], ": linear_num_value_heads is set"),
+    ("linear_key_head_dim", &[1, u64::MAX], ": linear_key_head_dim is set"),
+    ("linear_value_head_dim", &[1, u64::MAX], ": linear_value_head_dim is set"),
+    ("linear_conv_kernel_dim", &[1, u64::MAX], ": linear_conv_kernel_dim is set"),
+    ("linear_allow_neg_eigval", &[1, u64::MAX], ": linear_allow_neg_eigval is set"),
+    ("reserved_2", &[1, u64::MAX], ": reserved is set"),
+    ("rope_type", &[3, 1 << 31, u64::MAX], ": rope_type is "),
     ("n_layers", &[0, 1025, 1 << 31, u64::MAX], ": num_hidden_layers is "),
     ("hidden_size", &[0, (1 << 20) + 1, 1 << 24, 1 << 31, u64::MAX], ": hidden_size is "),
     ("n_heads", &[0, (1 << 20) + 1, 1 << 31, u64::MAX], ": num_attention_heads is "),
@@ -23,7 +35,7 @@ const IMPOSSIBLE: [(&str, &[u64], &str); 18] = [
     ("max_position_embeddings", &[0, (1 << 24) + 1, 1 << 31, u64::MAX], ": max_position_embeddings is "),
     ("sliding_window", &[1, 1 << 24, u64::MAX], ": sliding_window is "),
     ("tie_word_embeddings", &[2, 1 << 31, u64::MAX], ": tie_word_embeddings is "),
-    ("rope_type", &[2, 1 << 31, u64::MAX], ": rope_type is "),
+    ("rope_type", &[2], ": rope_type is set"),
     ("rope_type", &[1], ": rope_scaling.factor is 0"),
     ("n_eos_token_ids", &[0], ": eos_token_ids is set"),
     ("n_eos_token_ids", &[17, 1 << 31, u64::MAX], ": n_eos_token_ids is "),

@@ -177,10 +177,10 @@ fn o8_refuses_reserved_fields_and_unknown_flags() {
     );
     let features = header(offset_of!(Header, required_features), 8);
     let newer = ["needs feature bits 0x", "this program reads format 1.0"];
-    model.refuse_values(&mut report, "required_features", features, &[8, 9, 1 << 32, 1 << 63, u64::MAX], &newer);
+    model.refuse_values(&mut report, "required_features", features, &[32, 33, 1 << 32, 1 << 63, u64::MAX], &newer);
     let no_drafts = ["number of tensors: found 14, expected 14 and 1 to 9 drafts"];
     model.refuse_values(&mut report, "required_features", features, &[2, 3], &no_drafts);
-    for value in [1, 4, 5] {
+    for value in [1, 4, 5, 8, 16, 25] {
         let says = format!("required features: found {value}, expected 0");
         model.refuse_values(&mut report, "required_features", features, &[value], &[&says]);
     }

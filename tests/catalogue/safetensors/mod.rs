@@ -1,4 +1,4 @@
-//! Everything that can be wrong with a checkpoint in safetensors files. The rows W1 to W27 about `config.json`, names,
+//! Everything that can be wrong with a checkpoint in safetensors files. The rows W1 to W29 about `config.json`, names,
 //! links and unreadable folders apply to both kinds of folders.
 
 mod header;

@@ -5,7 +5,7 @@ use crate::crafted::repair_header_digest;
 use crate::packed::{Packed, get_u64, put_u64, repair_index};
 use olmo_infer::internals::file::index::Index;
 use olmo_infer::internals::file::reader::ReadAt;
-use olmo_infer::internals::format::config::{Architecture, ModelConfig};
+use olmo_infer::internals::format::config::{Architecture, AttentionKind, ModelConfig};
 use olmo_infer::internals::format::encodings::bf12::Bf12Table;
 use olmo_infer::internals::format::encodings::quantized::{Elements, Quantization, Scales};
 use olmo_infer::internals::format::layout;
@@ -172,11 +172,7 @@ fn index_for(head: &[u8], base: &Packed, coded: bool) -> Option<Vec<u8>> {
     let mut header = Header::read_from_prefix(&base.bytes).ok()?.0;
     header.config = ConfigBlock::new(&config);
     header.file_bytes = U64::new(layout.file_bytes);
-    let feature = |has: bool, bit: u64| if has { bit } else { 0 };
-    header.required_features = U64::new(
-        feature(tables.iter().any(Option::is_some), format::FEATURE_BF12)
-            | feature(encodings.iter().any(|encoding| encoding.dtype().is_quantized()), format::FEATURE_QUANTIZED),
-    );
+    header.required_features = U64::new(format::features(specs.iter().zip(&encodings)));
     header.n_tensors = U32::new(specs.len() as u32);
     header.n_sections = U32::new(sections.len() as u32);
     header.index_bytes = U64::new(layout.index.bytes);
@@ -226,14 +222,14 @@ fn tables(specs: &[TensorSpec], matrices: Dtype, coded: bool) -> Option<Vec<Opti
         return None;
     }
     let table = |spec: &TensorSpec| {
-        spec.columns.map(|_| Bf12Table::new(exponents, std::iter::repeat_n(Vec::new(), panels(spec))))
+        spec.has_choice().then(|| Bf12Table::new(exponents, std::iter::repeat_n(Vec::new(), panels(spec))))
     };
     Some(specs.iter().map(table).collect())
 }
 
 /// An encoding with scales for a matrix, another one for its neighbour.
 fn quantized(index: usize, spec: &TensorSpec) -> Encoding {
-    if spec.columns.is_none() {
+    if !spec.has_choice() {
         return Encoding::F32;
     }
     let elements = if index.is_multiple_of(2) { Elements::Int8 } else { Elements::Int4(LEVELS) };
@@ -279,10 +275,14 @@ fn assert_sound(index: &Index, length: u64) {
 }
 
 /// Number of tensors of a model: seven matrices and four norms a layer, the embedding, the last norm, and the head if
-/// there is one. OLMo-1 stores no norms.
+/// there is one. OLMo-1 stores no norms. Experts have three matrices each and a router in place of three; linear
+/// attention has eleven tensors, two norms and three matrices.
 fn expected_tensors(config: &ModelConfig) -> usize {
     let (norms, last_norm) = if config.architecture == Architecture::Olmo1 { (0, 0) } else { (4, 1) };
-    (7 + norms) * config.layer_types.len() + 1 + last_norm + usize::from(!config.tie_word_embeddings)
+    let mlp = config.experts.map_or(3, |experts| 1 + 3 * experts.n_experts);
+    let layer = |kind: &AttentionKind| if *kind == AttentionKind::Linear { 16 } else { 4 + norms + mlp };
+    let layers: usize = config.layer_types.iter().map(layer).sum();
+    layers + 1 + last_norm + usize::from(!config.tie_word_embeddings)
 }
 
 /// Bytes of a tensor in exact arithmetic.
