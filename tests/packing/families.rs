@@ -112,7 +112,7 @@ fn raw_exports_name_the_flag_for_their_positions() {
 }
 
 #[test]
-fn models_with_other_code_are_refused_in_a_line_that_says_what_they_are() {
+fn models_with_code_of_their_own_are_refused_by_name() {
     for (name, states) in [
         ("bolmo", "Bolmo reads bytes by code of its own"),
         ("emo", "EMO has code of its own"),
