@@ -55,7 +55,10 @@ pub fn check(model: &ModelFile, folder: &Path, pool: &ThreadPool) -> Result<Comp
     for spec in model.model_specs() {
         match Spelling::of(&listing, spec, model.config()) {
             Ok(spelling) => names.extend(spelling.names().into_iter().map(String::from)),
-            Err(problem) => problems.push(problem),
+            Err(problem) => {
+                names.extend(Spelling::all_names(spec, model.config()));
+                problems.push(problem);
+            }
         }
     }
     if is_tied && names.contains(EMBEDDING) && [EMBEDDING, HEAD].iter().all(|&name| listing.tensors.contains(name)) {
@@ -133,7 +136,11 @@ fn tensor(model: &ModelFile, index: usize, listing: &Listing, sources: &[Source]
         return Ok(problem("is not in the weights folder".into()));
     }
     let open = |name: &str| listing.tensor(name, true);
-    let source = spelling.tensor(&of_folder, &mut BTreeMap::new(), open)?;
+    let source = match spelling.tensor(&of_folder, &mut BTreeMap::new(), open) {
+        // Of another shape: a difference like others.
+        Err(Error::Problem(problem)) => return Ok(Some(*problem)),
+        source => source?,
+    };
     let shape: Vec<u64> = spec.shape().iter().map(|&size| size as u64).collect();
     if source.shape != shape {
         return Ok(problem(format!("has the shape {}, not {}", shown_shape(&shape), shown_shape(&source.shape))));

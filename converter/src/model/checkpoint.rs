@@ -72,12 +72,16 @@ impl Checkpoint {
                 Err(problem) => {
                     problems.push(problem);
                     let names = Spelling::all_names(spec, &settings.config);
-                    extra.retain(|name| !names.iter().any(|of| of == name));
+                    for name in &names {
+                        extra.remove(name.as_str());
+                    }
                     continue;
                 }
             };
             let names = spelling.names();
-            extra.retain(|name| !names.contains(name));
+            for name in &names {
+                extra.remove(*name);
+            }
             if let Some(name) = names.iter().find(|name| !listing.tensors.contains(**name)) {
                 problems.push(missing(listing, &settings, spec, name));
                 continue;

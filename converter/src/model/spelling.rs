@@ -86,7 +86,7 @@ impl Spelling {
             }
             [one, other, ..] => {
                 let problem = listing.problem(one.names()[0], format!("there, and {} too", other.names()[0]));
-                Err(problem.expected("one of them").advice("remove the one that is not of this model"))
+                Err(problem.expected("one of them").advice("keep one of the two: they are one tensor of the model"))
             }
         }
     }

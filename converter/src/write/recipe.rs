@@ -157,6 +157,11 @@ impl Recipe<'_> {
             sources.iter().map(|source| &source.spec).filter(|spec| spec.has_choice()).collect();
         let has = |is_it: &dyn Fn(&str) -> bool| matrices.iter().any(|spec| is_it(&spec.name()));
         if let Some((pattern, _)) = self.tensors.iter().find(|(pattern, _)| !has(&|name| names(pattern, name))) {
+            let is_fixed = |source: &Source| source.spec.columns.is_some() && names(pattern, &source.spec.name());
+            if sources.iter().any(is_fixed) {
+                let problem = Problem::new(weights, format!("{pattern} is f32 in every file"));
+                return Err(problem.advice("leave it out").into());
+            }
             let problem = Problem::new(weights, format!("{pattern} names no matrix of the model"));
             return Err(problem.expected(expected_names(&matrices)).into());
         }

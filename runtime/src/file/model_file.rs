@@ -310,7 +310,9 @@ impl ModelFile {
         let is_wanted = |index: &usize| {
             let spec = &self.index.specs[*index];
             let is_row_source = spec.role == Role::EmbedTokens && !self.index.config.tie_word_embeddings;
-            !is_row_source && (which.drafts || !spec.is_draft) && (which.experts || spec.expert.is_none())
+            !is_row_source
+                && (which.drafts || !spec.is_draft)
+                && (which.experts || spec.is_draft || spec.expert.is_none())
         };
         let mut done = Populated { bytes: 0, complete: true };
         let mut wanted = (0..self.index.specs.len()).filter(is_wanted).peekable();

@@ -230,7 +230,13 @@ impl ConfigBlock {
                 4 => Architecture::Olmoe,
                 5 => Architecture::FlexOlmo,
                 6 => Architecture::OlmoHybrid,
-                other => return Err(wrong("architecture", other, "1 to 6".into())),
+                other => {
+                    return Err(wrong(
+                        "architecture",
+                        other,
+                        "1 (olmo2), 2 (olmo3), 3 (olmo), 4 (olmoe), 5 (flex_olmo) or 6 (olmo_hybrid)".into(),
+                    ));
+                }
             },
             hidden_size: self.hidden_size.get() as usize,
             n_heads: self.n_heads.get() as usize,

@@ -57,7 +57,7 @@ fn model_bytes(file: &ModelFile, network: &Network, options: &Options) -> u64 {
     // Memory of a model that was read is already allocated. Pages of a mapped model still count as available.
     match file.loaded().way {
         Load::Read => 0,
-        _ => network.weights().bytes_per_token() + if options.speculate.draft { file.draft_bytes() } else { 0 },
+        _ => network.weights().bytes() + if options.speculate.draft { file.draft_bytes() } else { 0 },
     }
 }
 

@@ -138,7 +138,8 @@ impl Batch {
     /// sequence that was evaluated by itself.
     ///
     /// `false`, with nothing changed, where layers with a sliding window have overwritten keys that position `n` sees,
-    /// and where the stem is itself a branch that shares position `n`.
+    /// where the stem is itself a branch that shares position `n`, and where layers have states and `n` is not all of the
+    /// stem: a state has no earlier one.
     ///
     /// # Errors
     /// [`Error::TooManyPositions`] for more than [`Options::positions`], [`Error::OutOfMemory`].
@@ -178,7 +179,7 @@ impl Batch {
 
     /// Cuts the sequence in a slot back to its first `n` positions; returns the number of positions that are left: `n`,
     /// or the present number where that is smaller. It is 0 where a layer with a sliding window has overwritten keys
-    /// that position `n` sees; the caller then evaluates the tokens again. The results that follow have the bits of a
+    /// that position `n` sees, and where a layer has a state, which has no earlier one; the caller then evaluates the tokens again. The results that follow have the bits of a
     /// sequence that was never longer.
     ///
     /// # Panics

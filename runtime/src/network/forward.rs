@@ -312,7 +312,10 @@ impl Batch {
         let experts = config.experts.expect("the number of experts");
         let mut block = ExpertBlock { experts, isa, weights, buffers: &mut b.experts };
         let needed = block.route(team, &mut self.matmul, x);
-        self.network.expert_pages.take(team, index, needed);
+        // A draft takes experts that the model may not take.
+        if !weights.is_draft {
+            self.network.expert_pages.take(team, index, needed);
+        }
         let projected = &mut b.projected[..n * config.hidden_size];
         block.run(team, &mut self.matmul, x, projected, |rows| observer(index, Inputs::MlpOutput, rows));
     }

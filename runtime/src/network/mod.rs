@@ -111,7 +111,8 @@ pub struct Options {
     pub activations: Activations,
     /// What keys and values are stored as.
     pub kv: KvType,
-    /// How the next tokens of a text are guessed. It changes speed, never a result.
+    /// How the next tokens of a text are guessed. It changes speed, never a result. Models with linear attention make no
+    /// guesses: their states could not take them back.
     pub speculate: Speculate,
 }
 

@@ -98,8 +98,10 @@ impl Sequence {
             // Frees the old cache first, so that both never exist at once.
             *self = Sequence::without_room();
             self.cache = KvCache::new(config, options.kv, positions, options.chunk)?;
-            self.states = LinearStates::new(config)?;
             self.room = positions;
+        }
+        if self.states.is_empty() {
+            self.states = LinearStates::new(config)?;
         }
         Ok(())
     }
@@ -150,8 +152,10 @@ impl Sequence {
         let mut copy = Sequence::without_room();
         let written = self.written.max(self.position);
         copy.cache = self.cache.copied(config, options.kv, [self.room, options.chunk], written)?;
-        copy.states = LinearStates::new(config)?;
-        copy.states.copy_from(&self.states);
+        if !self.states.is_empty() {
+            copy.states = LinearStates::new(config)?;
+            copy.states.copy_from(&self.states);
+        }
         (copy.room, copy.position, copy.written) = (self.room, self.position, self.written);
         copy.not_finite = AtomicU64::new(self.not_finite.load(Ordering::Relaxed));
         Ok(copy)

@@ -110,6 +110,8 @@ pub struct ExpertWeights<'a> {
     pub router: Matrix<'a>,
     /// Experts that a token takes.
     pub n_per_token: usize,
+    /// Whether these are the drafts of the model, as far as it has some.
+    pub is_draft: bool,
     /// The experts.
     pub experts: Vec<MlpWeights<'a>>,
 }
@@ -130,7 +132,8 @@ impl<'a> Weights<'a> {
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn new(file: &'a ModelFile) -> Result<Weights<'a>, Error> {
-        Weights::of(Tensors { file, next: 0, drafts: file.specs().len()..file.specs().len() })
+        let drafts = file.specs().len()..file.specs().len();
+        Weights::of(Tensors { file, next: 0, drafts, is_draft: false })
     }
 
     /// As [`Weights::new`], with the drafts of the file in place of their matrices, except for the embedding, of which a
@@ -140,7 +143,11 @@ impl<'a> Weights<'a> {
     /// [`Error::OutOfMemory`].
     pub fn draft(file: &'a ModelFile) -> Result<Option<Weights<'a>>, Error> {
         let drafts = file.model_specs().len()..file.specs().len();
-        if drafts.is_empty() { Ok(None) } else { Weights::of(Tensors { file, next: 0, drafts }).map(Some) }
+        if drafts.is_empty() {
+            Ok(None)
+        } else {
+            Weights::of(Tensors { file, next: 0, drafts, is_draft: true }).map(Some)
+        }
     }
 
     fn of(mut tensors: Tensors<'a>) -> Result<Weights<'a>, Error> {
@@ -158,6 +165,16 @@ impl<'a> Weights<'a> {
     /// The matrices that are multiplied.
     pub fn matrices(&self) -> impl Iterator<Item = Matrix<'a>> {
         self.layers.iter().flat_map(LayerWeights::matrices).chain([self.lm_head])
+    }
+
+    /// Bytes of weights that passes read: all but the embedding, of which they read some rows.
+    pub fn bytes(&self) -> u64 {
+        let of_layer = |layer: &LayerWeights| {
+            let vectors: u64 = layer.vectors().map(|vector| size_of_val(vector) as u64).sum();
+            layer.matrices().map(|matrix| matrix.bytes()).sum::<u64>() + vectors
+        };
+        let norm = self.norm.map_or(0, |norm| size_of_val(norm) as u64);
+        self.layers.iter().map(of_layer).sum::<u64>() + norm + self.lm_head.bytes()
     }
 
     /// Bytes of weights that decoding one token reads: all but the embedding, of which it reads one row, and but the
@@ -226,6 +243,7 @@ struct Tensors<'a> {
     next: usize,
     /// The drafts to take, which are in the order of their matrices.
     drafts: Range<usize>,
+    is_draft: bool,
 }
 
 impl<'a> Tensors<'a> {
@@ -272,6 +290,7 @@ impl<'a> Tensors<'a> {
             Some(experts) => Mlp::Experts(ExpertWeights {
                 router: self.matrix(Role::Router),
                 n_per_token: experts.n_per_token,
+                is_draft: self.is_draft,
                 experts: memory::room_for(experts.n_experts, "the list of experts")?,
             }),
         };

@@ -128,7 +128,7 @@ pub fn batches(calls: &mut Calls, path: &Path) {
                 mlp: Mlp::Dense(mlp),
                 mlp_norm: BlockNorm::Before(None),
             };
-            let experts = ExpertWeights { router: matrix, n_per_token: 1, experts: vec![mlp; 2] };
+            let experts = ExpertWeights { router: matrix, n_per_token: 1, is_draft: false, experts: vec![mlp; 2] };
             let linear = LinearWeights {
                 q_proj: matrix,
                 k_proj: matrix,

@@ -48,7 +48,8 @@ pub fn head_flops(config: &ModelConfig) -> u64 {
     2 * config.vocab_size as u64 * config.hidden_size as u64
 }
 
-/// The part of the mapping that every token reads: all but an embedding that is not also the head, and drafts.
+/// The part of the mapping that passes read: all but an embedding that is not also the head, and drafts. Of experts a
+/// token reads some.
 pub fn weights_read_by_decode(file: &ModelFile) -> &[u8] {
     let first = if file.config().tie_word_embeddings { 0 } else { 1 };
     let tensors = &file.layout().tensors;
