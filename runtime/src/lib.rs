@@ -1,4 +1,4 @@
-//! Runs OLMo-1, OLMo-2 and Olmo-3 models on CPUs from a memory-mapped `.olmo` file.
+//! Runs OLMo-1, OLMo-2, Olmo-3, OLMoE, FlexOlmo and Olmo-Hybrid models on CPUs from a memory-mapped `.olmo` file.
 //!
 //! # The main path
 //!

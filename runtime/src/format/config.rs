@@ -304,7 +304,7 @@ impl ModelConfig {
                 let [keys, values, heads, channels] = sizes.map(|size| size as u64);
                 let matrices = sum([product([2, keys, h])?, product([3, values, h])?, product([2, heads, h])?])?;
                 let convolution = product([channels, linear.conv_kernel as u64])?;
-                let vectors = sum([convolution, 2 * heads, linear.value_head_dim as u64, 2 * h])?;
+                let vectors = sum([convolution, heads, heads, linear.value_head_dim as u64, h, h])?;
                 sum([matrices, vectors, mlp])?
             }
         };

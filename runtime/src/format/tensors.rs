@@ -286,7 +286,7 @@ fn spec(config: &ModelConfig, role: Role, layer: Option<usize>, expert: Option<u
         Role::LinearQProj | Role::LinearKProj => (keys, Some(hidden)),
         Role::LinearVProj | Role::LinearGProj => (values, Some(hidden)),
         Role::LinearAProj | Role::LinearBProj => (heads, Some(hidden)),
-        Role::LinearConv1d => (linear(|linear| linear.n_channels() * linear.conv_kernel), None),
+        Role::LinearConv1d => (linear(|linear| linear.n_channels().saturating_mul(linear.conv_kernel)), None),
         Role::LinearALog | Role::LinearDtBias => (heads, None),
         Role::LinearONorm => (linear(|linear| linear.value_head_dim), None),
         Role::LinearOProj => (hidden, Some(values)),

@@ -49,6 +49,7 @@ impl<'a> BlockNorm<'a> {
 
 /// The first block of a layer.
 #[derive(Clone, Copy)]
+#[expect(clippy::large_enum_variant, reason = "a model has some dozens")]
 pub enum Mixer<'a> {
     /// Softmax attention over the keys of a layer, or of its window.
     Attention(AttentionWeights<'a>),
