@@ -24,7 +24,7 @@ fn wrong_arguments_are_one_line_that_names_help() {
         (&["w", "m", "--threads", "a\nb"], "--threads a\\nb: expected a whole number from 0; see olmo-pack --help"),
         (&["unpack", "m", ""], "FOLDER is empty, expected a path; see olmo-pack unpack --help"),
         (&["verify"], "Required positional arguments not provided: model; see olmo-pack verify --help"),
-        (&["w", "m", "--arch", "olmo\n4"], "--arch is olmo\\n4, expected olmo, olmo2 or olmo3"),
+        (&["w", "m", "--arch", "olmo\n4"], "--arch is olmo\\n4, expected olmo, olmo2, olmo3, olmoe"),
         (&["w", "m", "--clip-qkv", "eight"], "expected a number or none; see olmo-pack --help"),
     ];
     for (arguments, says) in cases {

@@ -66,12 +66,16 @@ impl Checkpoint {
         let mut respelled = RespelledTensors::default();
         // Those that several tensors of the model are in.
         let mut opened = BTreeMap::new();
+        let mut doubled = BTreeSet::new();
         for (index, spec) in specs.iter().enumerate() {
             let spelling = match Spelling::of(listing, spec, &settings.config) {
                 Ok(spelling) => spelling,
                 Err(problem) => {
-                    problems.push(problem);
                     let names = Spelling::all_names(spec, &settings.config);
+                    // Several tensors of the model may be in the other one.
+                    if names.last().is_some_and(|other| doubled.insert(other.clone())) {
+                        problems.push(problem);
+                    }
                     for name in &names {
                         extra.remove(name.as_str());
                     }

@@ -35,8 +35,14 @@ pub fn layouts(calls: &mut Calls, _: &Path) {
             calls.call(|| shape.panel_bytes());
             calls.call(|| shape.element(columns, rows));
             for columns in [None, Some(columns)] {
-                let spec =
-                    TensorSpec { role: Role::QProj, layer: Some(rows), expert: None, rows, columns, is_draft: columns == Some(rows) };
+                let spec = TensorSpec {
+                    role: Role::QProj,
+                    layer: Some(rows),
+                    expert: None,
+                    rows,
+                    columns,
+                    is_draft: columns == Some(rows),
+                };
                 calls.call(|| spec.n_elements());
                 calls.call(|| (spec.layer_code(), spec.name(), spec.shape(), spec.panel_shape(dtype)));
                 for encoding in [Encoding::plain(dtype).expect("f32 or bf16"), Encoding::Bf12 { n_raw_steps: u32::MAX }]
