@@ -140,6 +140,14 @@ def program(name: str) -> Path:
     return found
 
 
+def programs(folder: Path) -> Path:
+    """A new folder with all programs by their own names, as a user has them."""
+    folder.mkdir()
+    for name in ("olmo-pack", "olmo-infer"):
+        (folder / name).symlink_to(program(name).resolve())
+    return folder
+
+
 def packed(weights: Path) -> Path:
     """The model file of a folder of weights, next to it."""
     model = weights.with_suffix(".olmo")

@@ -14,9 +14,15 @@ import pytest
 SCRIPT = cases.ROOT / "scripts/score_checkpoints.py"
 
 
+def bin_folder(output: Path) -> Path:
+    """The folder of the programs, next to the output."""
+    folder = output.with_name("bin")
+    return folder if folder.exists() else cases.programs(folder)
+
+
 def run(output: Path, checkpoints: list[Path], texts: list[Path], *options: str) -> subprocess.CompletedProcess:
     command = [sys.executable, SCRIPT, output, "--checkpoints", *checkpoints, "--texts", *texts]
-    command += ["--bin", cases.program("olmo-infer").parent, *options]
+    command += ["--bin", bin_folder(output), *options]
     return subprocess.run(command, capture_output=True, text=True)
 
 
