@@ -279,7 +279,8 @@ impl Session {
     /// The cut itself takes no time. The next call that evaluates tokens evaluates the last remaining token again;
     /// [`Session::logits`] is empty until then. A layer with a sliding window keeps its window and about
     /// [`Options::chunk`] more positions: after a longer cut of a sequence longer than that, the call evaluates all `n`
-    /// tokens again.
+    /// tokens again. So it does after any cut when the model has layers with linear attention, which keep no earlier
+    /// state.
     pub fn truncate(&mut self, n: usize) {
         if n >= self.tokens.len() {
             return;

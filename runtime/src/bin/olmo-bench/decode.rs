@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::ceiling::Ceiling;
 use crate::host::{self, progress};
 use crate::rounds::{self, Measured, Sample};
-use crate::work::kv_bytes;
+use crate::work::past_bytes;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::generate::passes;
 use olmo_infer::internals::network::batch::Batch;
@@ -87,7 +87,7 @@ struct Read {
     tokens: usize,
     /// Sum of the positions of the tokens.
     positions: usize,
-    /// Bytes of weights, keys and values.
+    /// Bytes of weights, keys, values and states.
     bytes: u64,
 }
 
@@ -113,8 +113,8 @@ impl Sequence<'_> {
         let first = batch.position(0);
         let seconds = passes::decode(batch, team, token, TOKENS)?;
         let weights = self.network.weights().bytes_per_token() * TOKENS as u64;
-        let keys_and_values: u64 = (first..first + TOKENS).map(|position| kv_bytes(config, kv, position)).sum();
-        let bytes = weights + keys_and_values;
+        let past: u64 = (first..first + TOKENS).map(|position| past_bytes(config, kv, position)).sum();
+        let bytes = weights + past;
         read.tokens += TOKENS;
         read.positions += (first..first + TOKENS).sum::<usize>();
         read.bytes += bytes;

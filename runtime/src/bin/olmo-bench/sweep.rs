@@ -10,7 +10,7 @@ use crate::host::progress;
 use crate::prefill::Prefill;
 use crate::rounds::median;
 use crate::ways;
-use crate::work::kv_bytes;
+use crate::work::past_bytes;
 use olmo_infer::internals::error::Error;
 use olmo_infer::internals::generate::passes::{self, random_tokens};
 use olmo_infer::internals::kernels::Isa;
@@ -184,7 +184,7 @@ fn variants(
             before = after;
         }
     }
-    let gigabytes = (network.weights().bytes_per_token() + kv_bytes(network.config(), KvType::F32, 0)) as f64 / 1e9;
+    let gigabytes = (network.weights().bytes_per_token() + past_bytes(network.config(), KvType::F32, 0)) as f64 / 1e9;
     let measured = |Running { isa, results, .. }: Running| {
         let of = |value: &dyn Fn((f64, f64)) -> f64| median(&results.iter().map(|&r| value(r)).collect::<Vec<f64>>());
         Variant {
