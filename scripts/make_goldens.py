@@ -42,12 +42,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from transformers import (
+    FlexOlmoConfig,
+    FlexOlmoForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     Olmo3Config,
     Olmo3ForCausalLM,
     OlmoConfig,
+    OlmoeConfig,
+    OlmoeForCausalLM,
     OlmoForCausalLM,
+    OlmoHybridConfig,
+    OlmoHybridForCausalLM,
 )
 
 GREEDY_STEPS = 16
@@ -65,12 +71,15 @@ END = 1
 HIDDEN_POSITIONS = 3
 
 MAX_CASE_BYTES = 250_000
-MAX_TOTAL_BYTES = 1_500_000
+MAX_TOTAL_BYTES = 1_700_000
 
 MODELS = {
     "olmo": (OlmoConfig, OlmoForCausalLM),
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
     "olmo3": (Olmo3Config, Olmo3ForCausalLM),
+    "olmoe": (OlmoeConfig, OlmoeForCausalLM),
+    "flex_olmo": (FlexOlmoConfig, FlexOlmoForCausalLM),
+    "olmo_hybrid": (OlmoHybridConfig, OlmoHybridForCausalLM),
 }
 
 
@@ -264,6 +273,76 @@ CASES = [
             max_position_embeddings=128,
             clip_qkv=3.0,
             rope_parameters=OLMO1_ROPE,
+        ),
+    ),
+    # Experts of a width that ends within a panel, their weights normalised, queries, keys and values clipped, and one key
+    # head for three of queries.
+    Case(
+        name="olmoe-odd",
+        model_type="olmoe",
+        seed=905,
+        n_tokens=70,
+        config=dict(
+            vocab_size=113,
+            hidden_size=30,
+            intermediate_size=19,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            max_position_embeddings=128,
+            rms_norm_eps=1e-5,
+            num_experts=7,
+            num_experts_per_tok=3,
+            norm_topk_prob=True,
+            clip_qkv=2.5,
+            rope_parameters=OLMO1_ROPE,
+        ),
+    ),
+    # The block of OLMo-2 with experts, in bf16.
+    Case(
+        name="flexolmo-bf16",
+        model_type="flex_olmo",
+        seed=1001,
+        n_tokens=30,
+        stored="bfloat16",
+        config=dict(
+            vocab_size=113,
+            hidden_size=32,
+            intermediate_size=28,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            rms_norm_eps=1e-6,
+            num_experts=5,
+            num_experts_per_tok=4,
+            rope_parameters=DEFAULT_ROPE,
+        ),
+    ),
+    # Linear attention in three of four layers, none of them with RoPE; the prompt is longer than a block of 64 keys.
+    Case(
+        name="hybrid-nope",
+        model_type="olmo_hybrid",
+        seed=1103,
+        n_tokens=90,
+        stored="bfloat16",
+        config=dict(
+            vocab_size=113,
+            hidden_size=36,
+            intermediate_size=44,
+            num_hidden_layers=4,
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            max_position_embeddings=128,
+            rms_norm_eps=1e-6,
+            layer_types=["linear_attention"] * 3 + ["full_attention"],
+            linear_num_key_heads=3,
+            linear_num_value_heads=3,
+            linear_key_head_dim=9,
+            linear_value_head_dim=18,
+            linear_conv_kernel_dim=4,
+            linear_allow_neg_eigval=True,
+            rope_parameters={"rope_type": "default", "rope_theta": None},
         ),
     ),
 ]
@@ -527,10 +606,12 @@ def bytes_in(folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path("tests/golden"))
+    parser.add_argument("--case", choices=[case.name for case in CASES], action="append", help="only this one")
     arguments = parser.parse_args()
+    cases = [case for case in CASES if not arguments.case or case.name in arguments.case]
 
     torch.set_num_threads(1)  # one order of summation; the models are tiny
-    for case in CASES:
+    for case in cases:
         write_case(case, arguments.folder / case.name)
     total = sum(bytes_in(arguments.folder / case.name) for case in CASES)
     assert total <= MAX_TOTAL_BYTES, f"{total} bytes in all cases"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a folder of float32 OLMo-2 weights as a GGUF file for llama.cpp. The norms are f32.
+"""Write a folder of OLMo-2 or OLMoE weights as a GGUF file for llama.cpp. Norms and routers are f32.
 
 A q4_0 file has its embedding and its head in q8_0, as ours of 4 bits has them in int8.
 
@@ -10,12 +10,14 @@ does. The file has no tokenizer. `bench` compares the logits of both programs be
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import gguf
 import numpy as np
 
-from weights import Weights, to_bf16
+from weights import Weights, to_bf16, to_f32
 
 # Names of the checkpoint -> GGUF.
 MODEL = {
@@ -24,6 +26,7 @@ MODEL = {
     "lm_head": "output",
 }
 LAYER = {
+    "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
@@ -38,12 +41,20 @@ LAYER = {
 }
 
 
-def gguf_name(name: str) -> str:
+# The experts of a layer are one tensor there.
+EXPERTS = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"}
+
+
+def gguf_name(name: str, architecture: str) -> str:
     """`model.layers.3.mlp.up_proj.weight` -> `blk.3.ffn_up.weight`."""
     stem = name.removesuffix(".weight")
     if stem in MODEL:
         return f"{MODEL[stem]}.weight"
     _, _, layer, part = stem.split(".", 3)
+    if architecture == "olmoe":
+        # The norm before the experts is not the one after attention that OLMo-2 has under this name.
+        other = {"post_attention_layernorm": "ffn_norm", "mlp.gate": "ffn_gate_inp"}
+        return f"blk.{layer}.{other.get(part) or LAYER[part]}.weight"
     return f"blk.{layer}.{LAYER[part]}.weight"
 
 
@@ -65,16 +76,33 @@ def type_of(name: str, dtype: str) -> gguf.GGMLQuantizationType:
 def stored(tensor: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
     """The bytes of a matrix."""
     if kind == gguf.GGMLQuantizationType.F32:
-        return np.ascontiguousarray(tensor)
-    return to_bf16(tensor) if kind == gguf.GGMLQuantizationType.BF16 else gguf.quants.quantize(tensor, kind)
+        return to_f32(tensor)
+    return to_bf16(tensor) if kind == gguf.GGMLQuantizationType.BF16 else gguf.quants.quantize(to_f32(tensor), kind)
+
+
+def tensors(weights: Weights, dtype: str) -> Iterator[tuple[str, gguf.GGMLQuantizationType, Callable[[], np.ndarray]]]:
+    """The name in the file, the type and the numbers of each tensor."""
+    architecture = weights.config["model_type"]
+    for name in weights.names:
+        if ".experts." in name:
+            continue
+        load = partial(weights.tensor, name)
+        is_matrix = load().ndim == 2 and not name.endswith("mlp.gate.weight")
+        kind = type_of(name, dtype) if is_matrix else gguf.GGMLQuantizationType.F32
+        yield gguf_name(name, architecture), kind, load
+    if architecture == "olmoe":
+        for layer in range(weights.config["num_hidden_layers"]):
+            for part, name in EXPERTS.items():
+                yield f"blk.{layer}.{name}.weight", TYPES[dtype][1], partial(weights.experts, layer, part)
 
 
 def write(weights: Weights, path: Path, dtype: str) -> None:
     """Writes the file, a tensor at a time."""
     config = weights.config
-    if config["model_type"] != "olmo2":
-        raise SystemExit(f"{weights.folder}: {config['model_type']}, only olmo2 is converted")
-    writer = gguf.GGUFWriter(path, "olmo2")
+    architecture = config["model_type"]
+    if architecture not in ("olmo2", "olmoe"):
+        raise SystemExit(f"{weights.folder}: {architecture}, only olmo2 and olmoe are converted")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -84,30 +112,29 @@ def write(weights: Weights, path: Path, dtype: str) -> None:
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_vocab_size(config["vocab_size"])
+    if architecture == "olmoe":
+        writer.add_expert_count(config["num_experts"])
+        writer.add_expert_used_count(config["num_experts_per_tok"])
     writer.add_file_type(TYPES[dtype][0])
     writer.add_tokenizer_model("none")
 
-    kinds = {}
-    for name in weights.names:
-        tensor = weights.tensor(name)
-        kind = type_of(name, dtype) if tensor.ndim == 2 else gguf.GGMLQuantizationType.F32
-        kinds[name] = kind
+    for name, kind, load in tensors(weights, dtype):
+        tensor = load()
         block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
         # The shape of raw types is given in bytes.
         row_bytes = tensor.shape[-1] // block * block_bytes
-        shape = (*tensor.shape[:-1], row_bytes)
-        size = row_bytes * (tensor.size // tensor.shape[-1])
-        writer.add_tensor_info(gguf_name(name), shape, np.dtype(np.uint8), size, raw_dtype=kind)
+        size = tensor.size // tensor.shape[-1] * row_bytes
+        writer.add_tensor_info(name, (*tensor.shape[:-1], row_bytes), np.dtype(np.uint8), size, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name in weights.names:
-        writer.write_tensor_data(stored(weights.tensor(name), kinds[name]))
+    for _, kind, load in tensors(weights, dtype):
+        writer.write_tensor_data(stored(load(), kind))
     writer.close()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a folder of OLMo-2 weights as a GGUF file.")
+    parser = argparse.ArgumentParser(description="Write a folder of OLMo-2 or OLMoE weights as a GGUF file.")
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--dtype", choices=list(TYPES), required=True)

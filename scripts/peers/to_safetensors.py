@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write a folder of float32 OLMo-2 weights as a folder that transformers loads, all tensors in f32 or bf16.
+"""Write a folder of weights as a folder that transformers loads, all tensors in f32 or bf16.
 
     to_safetensors.py weights/ model/ --dtype bf16
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from weights import Weights, to_bf16
+from weights import Weights, to_bf16, to_f32
 
 
 def write(weights: Weights, folder: Path, bf16: bool) -> None:
@@ -33,11 +33,11 @@ def write(weights: Weights, folder: Path, bf16: bool) -> None:
         file.write(text)
         for name in weights.names:
             tensor = weights.tensor(name)
-            file.write((to_bf16(tensor) if bf16 else np.ascontiguousarray(tensor)).data)
+            file.write((to_bf16(tensor) if bf16 else to_f32(tensor)).data)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write a folder of OLMo-2 weights for transformers.")
+    parser = argparse.ArgumentParser(description="Write a folder of weights for transformers.")
     parser.add_argument("weights", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--dtype", choices=["f32", "bf16"], required=True)

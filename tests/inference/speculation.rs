@@ -11,7 +11,10 @@ use olmo_infer::internals::network::kv_type::KvType;
 use olmo_infer::internals::network::{Network, Options};
 use olmo_infer::internals::parallel::team::{Team, with_team};
 use olmo_infer::{Model, Sampling, Session, Speculate};
-use olmo_tests::{Random, Stored, TempDir, run, small_config, small_olmo1, small_olmo3, small_olmoe, write_weights};
+use olmo_tests::{
+    Random, Stored, TempDir, reference_cases, repository, run, small_config, small_olmo1, small_olmo3, small_olmoe,
+    write_weights,
+};
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -392,6 +395,64 @@ fn sessions_with_guesses_are_those_without() {
             });
         }
     });
+}
+
+/// Every reference case and the demo, in every encoding, greedy and sampled.
+#[test]
+fn reference_cases_are_the_same_with_guesses() {
+    let folder = TempDir::new("speculation-cases");
+    let demo = (repository().join("demo/weights"), repository().join("demo/prompt.tokens.bin"));
+    let cases = reference_cases().into_iter().map(|case| (case.join("weights"), case.join("tokens.bin")));
+    let mut all = (0, 0);
+    for (weights, prompt) in cases.chain([demo]) {
+        let prompt: Vec<u32> = fs::read(&prompt)
+            .expect("a prompt")
+            .chunks(4)
+            .map(|id| u32::from_le_bytes(id.try_into().expect("4")))
+            .collect();
+        for words in [
+            &["--dtype", "f32", "--draft", "int4"][..],
+            &["--dtype", "bf16", "--encoding", "plain", "--draft", "int4"],
+            &["--dtype", "bf16", "--draft", "int4-16"],
+            &["--dtype", "int8", "--draft", "int4"],
+            &["--dtype", "int4"],
+        ] {
+            let path = folder.join("m.olmo");
+            let pack = |words: &[&str]| {
+                let paths = [weights.as_os_str(), path.as_os_str(), "--force".as_ref()];
+                run(PACK, paths.into_iter().chain(words.iter().map(AsRef::as_ref)))
+            };
+            let packed = pack(words);
+            // A state of linear attention cannot be cut back: no drafts for it.
+            let drafts = packed.code == Some(0);
+            if !drafts {
+                assert!(packed.stderr.contains("linear attention"), "{weights:?}: {}", packed.stderr);
+                pack(&words[..words.len() - 2]).ok();
+            }
+            let model = Model::open_with(&path, olmo_infer::Load::Auto, 2).expect("a good file");
+            let most = model.config().max_position_embeddings.min(prompt.len() + 40);
+            for sampling in [Sampling::GREEDY, Sampling { temperature: 0.8, seed: 3, ..Sampling::GREEDY }] {
+                let mut with = |speculate: Speculate| {
+                    let mut session = model.session(Options { speculate, ..Options::new(most) }).expect("memory");
+                    session.prefill(&prompt).expect("room");
+                    let mut chooser = session.chooser(sampling).expect("good values");
+                    let mut found = vec![(0, bits(session.logits()))];
+                    while let Some(token) = session.generate_next(&mut chooser).expect("finite") {
+                        found.push((token, bits(session.logits())));
+                    }
+                    let counts = session.speculated();
+                    all = (all.0 + counts.drafted, all.1 + counts.drafted_right);
+                    found
+                };
+                let expected = with(Speculate::OFF);
+                assert!(expected.len() > 8 || !drafts, "{weights:?}: {} steps", expected.len());
+                for speculate in [Speculate::AUTO, Speculate::LOOKUP, Speculate::DRAFT] {
+                    assert!(with(speculate) == expected, "{weights:?} {words:?} {sampling:?} {speculate:?}");
+                }
+            }
+        }
+    }
+    assert!(all.0 > all.1 && all.1 > 0, "{all:?}");
 }
 
 /// Their sums are others for several rows than for one.

@@ -35,7 +35,7 @@ use results::Results;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use work::Work;
+use work::{Model, Work};
 
 /// Folders of weights that are on the disk at once: the weights, a copy of them or another program's model, a model
 /// file.
@@ -47,6 +47,12 @@ struct Args {
     /// shape of the model (default olmo2-1b), see random-weights --help
     #[argh(option, default = "String::from(\"olmo2-1b\")")]
     shape: String,
+    /// another number of layers than the shape has
+    #[argh(option)]
+    layers: Option<usize>,
+    /// type of the folder of weights: f32 (default), or bf16, which is half as large
+    #[argh(option, default = "String::from(\"f32\")")]
+    weights: String,
     /// kinds of model files to measure (default f32,bf16-plain,bf16; the last in 12 bits a weight)
     #[argh(option)]
     types: Option<String>,
@@ -91,7 +97,8 @@ fn run(args: &Args) -> Result<(), String> {
     if args.render {
         return write_report(&Results::read(&args.report)?, &args.report);
     }
-    let work = Work::new(&args.shape, &PathBuf::from("target/bench"))?;
+    let model = Model { shape: args.shape.clone(), layers: args.layers, dtype: args.weights.clone() };
+    let work = Work::new(model, &PathBuf::from("target/bench"))?;
     let measured = measure(args, &kinds, &work).and_then(|results| write_report(&results, &args.report));
     match (measured, work.remove_all(args.keep)) {
         (Err(problem), Err(left)) => Err(format!("{problem}; {left}")),
@@ -120,12 +127,12 @@ fn kinds(names: Option<&str>) -> Result<Vec<Kind>, String> {
 
 /// The results of an earlier run in the folder of the report. It is an error when they cannot be read, or belong to
 /// another machine or shape, since the new results would replace them.
-fn earlier(args: &Args, machine: &Machine) -> Result<Option<Results>, String> {
+fn earlier(args: &Args, shape: &str, machine: &Machine) -> Result<Option<Results>, String> {
     let elsewhere = |problem: String| format!("{problem}; give another folder with --report");
     let Some(earlier) = Results::earlier(&args.report).map_err(elsewhere)? else { return Ok(None) };
     let folder = args.report.display();
-    if earlier.shape != args.shape {
-        return Err(elsewhere(format!("{folder}: holds results of {}, not of {}", earlier.shape, args.shape)));
+    if earlier.shape != shape {
+        return Err(elsewhere(format!("{folder}: holds results of {}, not of {}", earlier.shape, shape)));
     }
     if !earlier.machine.is_like(machine) {
         let Machine { cpu, cores, kernel, .. } = &earlier.machine;
@@ -140,13 +147,13 @@ fn earlier(args: &Args, machine: &Machine) -> Result<Option<Results>, String> {
 /// Measures one part of the results and keeps the other part, if there is one.
 fn measure(args: &Args, kinds: &[Kind], work: &Work) -> Result<Results, String> {
     let machine = Machine::read();
-    let earlier = earlier(args, &machine)?;
+    let earlier = earlier(args, &work.model.name(), &machine)?;
     let weights_bytes = work.generate(FOLDERS)?;
     if machine.memory_bytes < 5 * weights_bytes / 2 {
         eprintln!("bench: this memory does not hold folder, heap and model together: some figures will be the disk's");
     }
     let (own, comparisons) = earlier.map_or((None, Vec::new()), |results| (results.own, results.comparisons));
-    let mut results = Results { machine, shape: args.shape.clone(), weights_bytes, own, comparisons };
+    let mut results = Results { machine, shape: work.model.name(), weights_bytes, own, comparisons };
     match &args.peers {
         Some(environment) => {
             let at_most = if args.quick { 2 } else { args.rounds };

@@ -58,13 +58,14 @@ pub fn measure(
     let mut own = Own { version: machine::version(), copies: Vec::new(), kinds: Vec::new(), baseline: Vec::new() };
     for kind in kinds {
         // A copy has the bytes of the f32 file, so only that one is compared with it.
-        let beside_copies = kind.dtype == "f32";
+        let beside_copies = kind.dtype == "f32" && work.model.dtype == "f32";
         let times = if beside_copies { effort.runs(PACKINGS) } else { 1 };
         let packed = work.pack(kind, times, beside_copies.then_some(&mut own.copies))?;
         own.kinds.push(of_kind(work, kind, effort, packed)?);
         keep(&own)?;
-        work::remove(&work.model(kind))?;
-        if kind.dtype == "f32" {
+        work::remove(&work.model_file(kind))?;
+        // It reads float32 alone.
+        if kind.dtype == "f32" && work.model.dtype == "f32" {
             for number in 1..=effort.runs(BASELINE_RUNS) {
                 eprintln!("bench: baseline, {number} of {}", effort.runs(BASELINE_RUNS));
                 own.baseline.push(work.programs.baseline(&work.weights, &work.four_score)?);
@@ -77,7 +78,7 @@ pub fn measure(
 
 /// Everything about one model file.
 fn of_kind(work: &Work, kind: &Kind, effort: Effort, packed: Vec<Packed>) -> Result<OfKind, String> {
-    let (model, programs) = (work.model(kind), &work.programs);
+    let (model, programs) = (work.model_file(kind), &work.programs);
     let say = |what: &str| eprintln!("bench: {}: {what}", kind.label);
     say("olmo-bench");
     let options: &[&str] = match effort {

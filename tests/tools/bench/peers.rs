@@ -72,7 +72,7 @@ pub fn measure(
             work::remove(&model)?;
         }
         for kind in &kinds {
-            work::remove(&work.model(kind))?;
+            work::remove(&work.model_file(kind))?;
         }
     }
     Ok(())
@@ -89,7 +89,7 @@ fn compare(
 ) -> Result<Comparison, String> {
     let dtype = kinds[0].dtype;
     let say = |what: &str| eprintln!("bench: {dtype}, {}: {what}", program.name);
-    let paths: Vec<PathBuf> = kinds.iter().map(|kind| work.model(kind)).collect();
+    let paths: Vec<PathBuf> = kinds.iter().map(|kind| work.model_file(kind)).collect();
     say("first token");
     let first_token = first_token(work, kinds, rounds, python, program, theirs)?;
     let mut ours: Mapped = Vec::new();
@@ -176,7 +176,7 @@ fn first_token(
     let mut contest = contest("first token", 1, 1, kinds);
     for round in 0..=rounds.of(FIRST_TOKEN_ROUNDS) {
         for (index, kind) in kinds.iter().enumerate() {
-            let seconds = work.programs.olmo_infer(&work.model(kind), &[&work.one_token], 1)?;
+            let seconds = work.programs.olmo_infer(&work.model_file(kind), &[&work.one_token], 1)?;
             // The first round brings everything into memory.
             if round > 0 {
                 contest.ours[index].seconds.push(seconds);

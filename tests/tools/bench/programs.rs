@@ -1,5 +1,6 @@
 //! The programs that are measured, and how they are called.
 
+use crate::work::Model;
 use olmo_tests::on_one_processor;
 use serde_json::Value;
 use std::env;
@@ -33,9 +34,13 @@ impl Programs {
     }
 
     /// Makes a folder of weights, of holes only when `sparse`.
-    pub fn random_weights(&self, shape: &str, folder: &Path, sparse: bool) -> Result<(), String> {
+    pub fn random_weights(&self, model: &Model, folder: &Path, sparse: bool) -> Result<(), String> {
         let mut command = Command::new(self.path("random-weights"));
-        command.arg(folder).args(["--shape", shape, "--force"]).args(sparse.then_some("--sparse"));
+        command.arg(folder).args(["--shape", &model.shape, "--dtype", &model.dtype, "--force"]);
+        command.args(sparse.then_some("--sparse"));
+        if let Some(layers) = model.layers {
+            command.args(["--layers", &layers.to_string()]);
+        }
         output(&mut command).map(|_| ())
     }
 

@@ -59,7 +59,7 @@ fn head(results: &Results) -> String {
     if let Some(ceiling) = ceiling.reduce(f64::max) {
         out += &format!("| memory read | {ceiling:.0} GB/s at best |\n");
     }
-    out += &format!("| weights | {:.2} GB of float32 `.npy` files |\n\n", results.weights_bytes as f64 / 1e9);
+    out += &format!("| weights | {:.2} GB of `.npy` files |\n\n", results.weights_bytes as f64 / 1e9);
     out
 }
 

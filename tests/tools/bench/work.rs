@@ -14,12 +14,33 @@ use std::path::{Path, PathBuf};
 /// Ids of "Four score and seven" in OLMo's vocabulary.
 const FOUR_SCORE: [u32; 4] = [28070, 5573, 323, 8254];
 
+/// The model that is measured.
+#[derive(Clone)]
+pub struct Model {
+    /// A shape of `random-weights`.
+    pub shape: String,
+    /// Another number of layers than the shape has.
+    pub layers: Option<usize>,
+    /// Type of the folder of weights, `f32` or `bf16`.
+    pub dtype: String,
+}
+
+impl Model {
+    /// Its name in results and paths: `olmoe-1b-7b`, `olmoe-1b-7b-8-layers`.
+    pub fn name(&self) -> String {
+        match self.layers {
+            Some(layers) => format!("{}-{layers}-layers", self.shape),
+            None => self.shape.clone(),
+        }
+    }
+}
+
 /// Their paths, and the programs that make them.
 pub struct Work {
     /// The programs.
     pub programs: Programs,
-    /// Shape of the model.
-    pub shape: String,
+    /// What the folder of weights is.
+    pub model: Model,
     /// The folder of weights.
     pub weights: PathBuf,
     /// Token files: four ids, and one.
@@ -34,16 +55,16 @@ pub struct Work {
 
 impl Work {
     /// Finds the programs and writes the prompts; the folder is `OLMO_BENCH_DIR`, or `usual`.
-    pub fn new(shape: &str, usual: &Path) -> Result<Work, String> {
+    pub fn new(model: Model, usual: &Path) -> Result<Work, String> {
         let folder = env::var_os("OLMO_BENCH_DIR").map_or_else(|| usual.to_path_buf(), PathBuf::from);
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let work = Work {
             programs: Programs::next_to_this_one()?,
-            shape: shape.to_string(),
-            weights: folder.join(format!("{shape}-weights")),
+            weights: folder.join(format!("{}-weights", model.name())),
             four_score: folder.join("fourscore.bin"),
             one_token: folder.join("one-token.bin"),
             folder,
+            model,
             made: RefCell::default(),
         };
         for (path, ids) in [(&work.four_score, &FOUR_SCORE[..]), (&work.one_token, &FOUR_SCORE[..1])] {
@@ -62,18 +83,18 @@ impl Work {
 
     /// A small vocabulary has other ids: any will do for the time they take.
     fn ids(&self, ids: &[u32]) -> Vec<u32> {
-        let small = self.shape == "tiny";
+        let small = self.model.shape.starts_with("tiny");
         ids.iter().map(|&id| if small { id % 500 } else { id }).collect()
     }
 
     /// The model file of a kind.
-    pub fn model(&self, kind: &Kind) -> PathBuf {
-        self.folder.join(format!("{}-{}.olmo", self.shape, kind.name))
+    pub fn model_file(&self, kind: &Kind) -> PathBuf {
+        self.folder.join(format!("{}-{}.olmo", self.model.name(), kind.name))
     }
 
     /// A copy of the folder of weights, or what else is as large.
     pub fn copy(&self) -> PathBuf {
-        self.folder.join(format!("{}-copy", self.shape))
+        self.folder.join(format!("{}-copy", self.model.name()))
     }
 
     /// Makes the folder of weights, unless an earlier run left it; returns its length. `folders` is how many times that
@@ -82,7 +103,7 @@ impl Work {
         // A folder of holes has the size of this shape and takes no space.
         let copy = self.copy();
         self.will_make(&copy);
-        self.programs.random_weights(&self.shape, &copy, true)?;
+        self.programs.random_weights(&self.model, &copy, true)?;
         let bytes = machine::folder_bytes(&copy)?;
         packing::remove_folder(&copy)?;
         self.will_make(&self.weights);
@@ -95,7 +116,7 @@ impl Work {
                 packing::remove_folder(&self.weights)?;
             }
             eprintln!("bench: generating {}", self.weights.display());
-            self.programs.random_weights(&self.shape, &self.weights, false)?;
+            self.programs.random_weights(&self.model, &self.weights, false)?;
         }
         Ok(bytes)
     }
@@ -111,7 +132,7 @@ impl Work {
 
     /// Packs the weights `times` times; with `copies`, each time together with a copy of the folder.
     pub fn pack(&self, kind: &Kind, times: usize, mut copies: Option<&mut Vec<f64>>) -> Result<Vec<Packed>, String> {
-        let (copy, model) = (self.copy(), self.model(kind));
+        let (copy, model) = (self.copy(), self.model_file(kind));
         self.will_make(&copy);
         self.will_make(&model);
         let packing = Packing { programs: &self.programs, weights: &self.weights, copy: &copy, model: &model };

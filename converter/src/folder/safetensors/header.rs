@@ -23,8 +23,8 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// Longest accepted header. That of the largest model that the format can hold, 1024 layers, has 1.6 MB; that of the
-/// largest published model would have 0.1 MB in one file.
+/// Longest accepted header. That of 1024 layers has 1.6 MB, that of OLMoE-1B-7B with its 3,219 tensors would have 0.5 MB
+/// in one file.
 const MAX_HEADER_BYTES: u64 = 2 << 20;
 /// Longest name of a tensor; the same limit as for file names.
 pub(crate) const MAX_NAME_BYTES: usize = 255;

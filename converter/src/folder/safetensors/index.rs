@@ -8,7 +8,7 @@ use crate::json::strict;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Longest accepted index; that of the largest model that the format can hold, 1024 layers, has 1.3 MB.
+/// Longest accepted index; that of 1024 layers has 1.3 MB, that of OLMoE-1B-7B with its 3,219 tensors 0.3 MB.
 const MAX_INDEX_BYTES: u64 = 2 << 20;
 /// Most characters of an error or an invalid name in a message.
 const SHOWN_CHARS: usize = 200;
