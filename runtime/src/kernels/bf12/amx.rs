@@ -14,12 +14,15 @@ use std::cell::RefCell;
 
 /// Steps that are decoded at a time: 16 KiB, of which two fit into the L1 cache.
 const PART_STEPS: usize = 64;
+/// Words of a block of steps, and what they are aligned with.
+const DECODED_WORDS: usize = BLOCK_STEPS * PANEL_ROWS + ALIGNMENT_WORDS;
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
 thread_local! {
-    /// Decoded steps of this thread, `[steps][64]`; up to 256 KiB.
-    static DECODED: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+    /// Decoded steps of this thread, `[steps][64]`: 256 KiB. They are there from the beginning, because a thread may take
+    /// its first item at any token; the kernel gives the memory of those that are used.
+    static DECODED: RefCell<[u32; DECODED_WORDS]> = const { RefCell::new([0; DECODED_WORDS]) };
 }
 
 /// See `Isa::product_bf16`; `x` has the steps of the panel, and `isa` decodes. What is `ahead` bytes after the steps
@@ -38,9 +41,6 @@ pub unsafe fn product(isa: Isa, panel: &Bf12Panel, x: &PackedRows, out: &mut Out
         let is_strip = x.n_rows() <= TILE_ROWS;
         let kept = if is_strip { 2 * PART_STEPS } else { BLOCK_STEPS } * PANEL_ROWS;
         let block_steps = if is_strip { whole_steps.max(1) } else { BLOCK_STEPS };
-        if decoded.len() < kept + ALIGNMENT_WORDS {
-            decoded.resize(kept + ALIGNMENT_WORDS, 0);
-        }
         let decoded = aligned(decoded, kept);
         amx::in_whole_blocks(x, out, |x, out| {
             let (whole, rest) = panel.split_at(whole_steps);
