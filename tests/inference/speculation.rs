@@ -445,7 +445,7 @@ fn reference_cases_are_the_same_with_guesses() {
                     found
                 };
                 let expected = with(Speculate::OFF);
-                assert!(expected.len() > 8 || !drafts, "{weights:?}: {} steps", expected.len());
+                assert!(expected.len() > 1, "{weights:?}: no token");
                 for speculate in [Speculate::AUTO, Speculate::LOOKUP, Speculate::DRAFT] {
                     assert!(with(speculate) == expected, "{weights:?} {words:?} {sampling:?} {speculate:?}");
                 }
