@@ -36,15 +36,13 @@ fn models(folder: &TempDir) -> Vec<PathBuf> {
     models
 }
 
-fn options(isa: Isa, activations: Activations, kv: KvType, chunk: usize) -> Options {
-    Options {
-        positions: POSITIONS,
-        chunk,
-        backend: Backend { isa, gemm: false },
-        activations,
-        kv,
-        speculate: Speculate::OFF,
-    }
+/// What a program takes by itself where there are kernels.
+fn best() -> Backend {
+    Backend { gemm: false, ..Backend::best() }
+}
+
+fn options(backend: Backend, activations: Activations, kv: KvType, chunk: usize) -> Options {
+    Options { positions: POSITIONS, chunk, backend, activations, kv, speculate: Speculate::OFF }
 }
 
 fn bits(logits: &[f32]) -> Vec<u32> {
@@ -128,18 +126,22 @@ fn batched_sequences_yield_the_bits_of_single_ones() {
             let sequences: Vec<(Vec<u32>, Vec<Vec<u32>>)> = [1, 130, 3, 70, 64]
                 .map(|length| {
                     let tokens: Vec<u32> = (0..length).map(|_| random.below(101) as u32).collect();
-                    let expected =
-                        with_team(1, |team| alone(&network, team, options(scalar, activations, kv, 48), &tokens))
-                            .expect("runs");
+                    let expected = with_team(1, |team| {
+                        alone(&network, team, options(Backend::of(scalar), activations, kv, 48), &tokens)
+                    })
+                    .expect("runs");
                     (tokens, expected)
                 })
                 .into();
-            for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+            for backend in
+                Isa::available().iter().filter(|isa| isa.has_products()).map(|&isa| Backend::of(isa)).chain([best()])
+            {
                 for (threads, places, chunk) in [(1, 3, 48), (2, 7, 20), (3, 2, 512), (2, 4, 1)] {
-                    let what =
-                        format!("{path:?} {activations:?} {kv:?} {isa:?} {threads} threads, {places} places, {chunk}");
+                    let what = format!(
+                        "{path:?} {activations:?} {kv:?} {backend:?} {threads} threads, {places} places, {chunk}"
+                    );
                     with_team(threads, |team| {
-                        let options = options(*isa, activations, kv, chunk);
+                        let options = options(backend, activations, kv, chunk);
                         let mut batch = Batch::new(&network, options, places).expect("it fits");
                         compare(&mut batch, team, &mut random, &sequences, &what);
                     })
@@ -156,7 +158,7 @@ type Visit = (usize, u32, Vec<u32>, bool);
 fn visits(network: &Arc<Network>, threads: usize, places: usize, chunk: usize, runs: &[Run]) -> Vec<Vec<Visit>> {
     let mut seen = vec![Vec::new(); runs.len()];
     with_team(threads, |team| {
-        let options = options(Isa::best(), Activations::Auto, KvType::F32, chunk);
+        let options = options(best(), Activations::Auto, KvType::F32, chunk);
         let mut batch = Batch::new(network, options, places).expect("it fits");
         let timing = generate(&mut batch, team, runs, |evaluated| {
             let logits = bits(evaluated.logits);
@@ -203,7 +205,7 @@ fn refused_pass_leaves_sequences_unchanged() {
     let file = ModelFile::open(path).expect("a good file");
     let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
     with_team(2, |team| {
-        let options = options(Isa::best(), Activations::Auto, KvType::F32, 8);
+        let options = options(best(), Activations::Auto, KvType::F32, 8);
         let tokens = [5, 6, 7, 8];
         let expected = alone(&network, team, options, &tokens);
         let mut batch = Batch::new(&network, options, 2).expect("it fits");

@@ -80,8 +80,8 @@ fn logits(network: &Arc<Network>, backend: Backend, activations: Activations, ch
 }
 
 fn backends() -> Vec<Backend> {
-    let own = Isa::available().iter().filter(|isa| isa.has_products()).map(|&isa| Backend { isa, gemm: false });
-    own.chain([Backend { isa: Isa::best(), gemm: true }]).collect()
+    let own = Isa::available().iter().filter(|isa| isa.has_products()).map(|&isa| Backend::of(isa));
+    own.chain([Backend { gemm: true, ..Backend::best() }]).collect()
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn matrices_in_one_pass_are_computed_each_as_alone() {
     }
     // With activations as they are, and weights that bf16 holds, every encoding gives the same bits.
     let network = |file: ModelFile| Arc::new(Network::new(Arc::new(file)).expect("memory"));
-    let backend = Backend { isa: Isa::best(), gemm: false };
+    let backend = Backend { gemm: false, ..Backend::best() };
     let [_, bf16, bf12, ..] = <[ModelFile; 5]>::try_from(whole).ok().expect("five").map(network);
     if backend.isa.has_products() {
         assert_eq!(logits(&bf16, backend, Activations::F32, 7), logits(&bf12, backend, Activations::F32, 7));

@@ -18,6 +18,12 @@ use olmo_tests::{
 use std::path::Path;
 use std::sync::Arc;
 
+/// Those of every instruction set that has products, and what a program takes by itself.
+fn backends() -> impl Iterator<Item = Backend> {
+    let own = Isa::available().iter().filter(|isa| isa.has_products()).map(|&isa| Backend::of(isa));
+    own.chain([Backend { gemm: false, ..Backend::best() }].into_iter().filter(|best| best.isa.has_products()))
+}
+
 fn isa(name: &str) -> Option<Isa> {
     let found = Isa::named(name);
     if found.is_none() {
@@ -34,10 +40,9 @@ struct Types {
 }
 
 /// The bits of all logits, evaluated in chunks of that size.
-fn logits(model: &Path, tokens: &[u32], isa: Isa, types: Types, threads: usize, chunk: usize) -> Vec<u32> {
+fn logits(model: &Path, tokens: &[u32], backend: Backend, types: Types, threads: usize, chunk: usize) -> Vec<u32> {
     let file = ModelFile::open(model).expect("a good file");
     let network = Arc::new(Network::new(Arc::new(file)).expect("memory"));
-    let backend = Backend { isa, gemm: false };
     let Types { activations, kv } = types;
     let options = Options { positions: tokens.len(), chunk, backend, activations, kv, speculate: Speculate::OFF };
     with_team(threads, |team| {
@@ -65,7 +70,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
     let mut random = Random(3);
     // Long enough for several blocks of keys and rings of the sliding window that wrap around.
     let tokens: Vec<u32> = (0..210).map(|_| random.below(101) as u32).collect();
-    let scalar = isa("scalar").expect("always there");
+    let scalar = Backend::of(isa("scalar").expect("always there"));
     for (name, mut config) in small_configs() {
         config.max_position_embeddings = 512;
         let weights = folder.join(name);
@@ -113,16 +118,16 @@ fn threads_chunks_and_isas_give_the_same_bits() {
             for (activations, kv) in with_f32.chain([(Activations::Auto, KvType::Bf16)]) {
                 let types = Types { activations, kv };
                 let expected = logits(&models[0], &tokens, scalar, types, 1, tokens.len());
-                let compare = |isa: Isa, threads, chunk| {
+                let compare = |backend: Backend, threads, chunk| {
                     for model in &models {
-                        let found = logits(model, &tokens, isa, types, threads, chunk);
+                        let found = logits(model, &tokens, backend, types, threads, chunk);
                         let model = model.display();
-                        assert!(found == expected, "{model} {types:?} {isa:?} {threads} threads, chunk {chunk}");
+                        assert!(found == expected, "{model} {types:?} {backend:?} {threads} threads, chunk {chunk}");
                     }
                 };
-                for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+                for backend in backends() {
                     for (threads, chunk) in [(1, 210), (2, 64), (3, 7), (2, 1), (16, 100)] {
-                        compare(*isa, threads, chunk);
+                        compare(backend, threads, chunk);
                     }
                 }
                 results.push(expected);
@@ -135,7 +140,7 @@ fn threads_chunks_and_isas_give_the_same_bits() {
 #[test]
 fn head_shapes_and_windows_give_the_same_bits() {
     let folder = TempDir::new("shapes");
-    let scalar = isa("scalar").expect("always there");
+    let scalar = Backend::of(isa("scalar").expect("always there"));
     let tokens: Vec<u32> = (0..150).map(|i| i * 7 % 101).collect();
     // (head_dim, heads, key/value heads, hidden_size, window): heads of several panels of values and of a fraction of
     // one, tiles that hold some of the heads of a key/value head, windows around the size of a block of keys.
@@ -159,10 +164,10 @@ fn head_shapes_and_windows_give_the_same_bits() {
         for kv in [KvType::F32, KvType::Bf16] {
             let types = Types { activations: Activations::Auto, kv };
             let expected = logits(&model, &tokens, scalar, types, 1, tokens.len());
-            for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+            for backend in backends() {
                 for (threads, chunk) in [(2, 150), (1, 1), (3, 61)] {
-                    let found = logits(&model, &tokens, *isa, types, threads, chunk);
-                    assert!(found == expected, "{name} {kv:?} {isa:?} {threads} threads, chunk {chunk}");
+                    let found = logits(&model, &tokens, backend, types, threads, chunk);
+                    assert!(found == expected, "{name} {kv:?} {backend:?} {threads} threads, chunk {chunk}");
                 }
             }
         }
@@ -176,10 +181,10 @@ fn head_shapes_and_windows_give_the_same_bits() {
         let types = Types { activations: Activations::Auto, kv: KvType::F32 };
         let expected = logits(&model, &tokens, scalar, types, 1, tokens.len());
         pack("auto");
-        for isa in Isa::available().iter().filter(|isa| isa.has_products()) {
+        for backend in backends() {
             for (threads, chunk) in [(2, 150), (3, 61)] {
-                let found = logits(&model, &tokens, *isa, types, threads, chunk);
-                assert!(found == expected, "{name} bf12 {isa:?} {threads} threads, chunk {chunk}");
+                let found = logits(&model, &tokens, backend, types, threads, chunk);
+                assert!(found == expected, "{name} bf12 {backend:?} {threads} threads, chunk {chunk}");
             }
         }
     }

@@ -11,14 +11,31 @@ use std::fmt;
 pub struct Backend {
     /// Instruction set of the kernels, and of everything but products.
     pub isa: Isa,
+    /// That of products of bf16 weights with up to [`Backend::FEW_ROWS`] rows of activations. Every instruction set
+    /// computes the same bits.
+    pub few: Isa,
     /// Whether the `gemm` crate computes the products.
     pub gemm: bool,
 }
 
 impl Backend {
+    /// Most rows that are few: with more, tiles are faster.
+    pub const FEW_ROWS: usize = 4;
+
     /// The kernels of an instruction set, or `gemm` where it has none.
     pub fn of(isa: Isa) -> Backend {
-        Backend { isa, gemm: !isa.has_products() }
+        Backend { isa, few: isa, gemm: !isa.has_products() }
+    }
+
+    /// The fastest kernels of this machine.
+    pub fn best() -> Backend {
+        let isa = Isa::best();
+        Backend { few: isa.for_few_rows(), ..Backend::of(isa) }
+    }
+
+    /// The instruction set for bf16 weights and this number of rows.
+    pub fn isa_of(self, rows: usize) -> Isa {
+        if rows <= Backend::FEW_ROWS { self.few } else { self.isa }
     }
 
     /// The backend with an instruction set of [`Isa::named`], the fastest by default, and with products by its `own`
@@ -27,15 +44,18 @@ impl Backend {
     /// # Errors
     /// [`BackendError`].
     pub fn named(isa: Option<&str>, products: Option<&str>) -> Result<Backend, BackendError> {
-        let isa = match isa {
-            None => Isa::best(),
-            Some(name) => Isa::named(name).ok_or_else(|| BackendError::UnknownIsa { name: name.into() })?,
+        let backend = match isa {
+            None => Backend::best(),
+            Some(name) => {
+                let isa = Isa::named(name).ok_or_else(|| BackendError::UnknownIsa { name: name.into() })?;
+                Backend::of(isa)
+            }
         };
         match products {
-            None => Ok(Backend::of(isa)),
-            Some("gemm") => Ok(Backend { isa, gemm: true }),
-            Some("own") if isa.has_products() => Ok(Backend { isa, gemm: false }),
-            Some("own") => Err(BackendError::NoKernels { isa }),
+            None => Ok(backend),
+            Some("gemm") => Ok(Backend { gemm: true, ..backend }),
+            Some("own") if backend.isa.has_products() => Ok(Backend { gemm: false, ..backend }),
+            Some("own") => Err(BackendError::NoKernels { isa: backend.isa }),
             Some(name) => Err(BackendError::UnknownProducts { name: name.into() }),
         }
     }

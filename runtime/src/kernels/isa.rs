@@ -43,6 +43,15 @@ impl Isa {
         })
     }
 
+    /// The one that multiplies bf16 weights with few rows the fastest: tiles take as long for one row as for 16, and read
+    /// memory at nine tenths of the rate that vectors reach.
+    pub fn for_few_rows(self) -> Isa {
+        match self.0 {
+            Kind::Amx => Isa(Kind::Avx512, Streaming::of_this_cpu(false)),
+            _ => self,
+        }
+    }
+
     /// The instruction set of a name of [`Isa::name`], if this machine has it.
     pub fn named(name: &str) -> Option<Isa> {
         Isa::available().iter().find(|isa| isa.name() == name).copied()

@@ -100,7 +100,7 @@ mod tests {
             for accumulate in [false, true] {
                 let product = |panel| {
                     let mut out = vec![0.5; 7 * width];
-                    let backend = Backend { isa: Isa::best(), gemm: true };
+                    let backend = Backend { gemm: true, ..Backend::best() };
                     backend.product(panel, width, &x, steps, &mut OutputBlock::whole(&mut out, width), accumulate);
                     out
                 };

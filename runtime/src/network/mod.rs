@@ -21,7 +21,6 @@ pub mod weights;
 use crate::error::Error;
 use crate::file::model_file::ModelFile;
 use crate::format::config::{AttentionKind, ModelConfig};
-use crate::kernels::Isa;
 use crate::kernels::backend::Backend;
 use crate::network::expert_pages::ExpertPages;
 use crate::network::kv_type::KvType;
@@ -120,8 +119,7 @@ impl Options {
     /// The fastest way on this machine, for sequences of `positions` positions: chunks of 512 tokens, a KV cache in
     /// f32, guesses where they pay.
     pub fn new(positions: usize) -> Options {
-        let isa = Isa::best();
-        let backend = Backend::of(isa);
+        let backend = Backend::best();
         let (activations, kv, speculate) = (Activations::Auto, KvType::F32, Speculate::AUTO);
         Options { positions, chunk: 512, backend, activations, kv, speculate }
     }

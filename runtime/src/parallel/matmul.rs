@@ -5,12 +5,12 @@ use crate::format::encodings::quantized::{BLOCK_COLUMNS, Elements, QuantizedPane
 use crate::format::matrix::{Matrix, Panels};
 use crate::kernels::LaneOp;
 use crate::kernels::backend::Backend;
-use crate::kernels::bf16::{Arrangement, Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
+use crate::kernels::bf16::{Bf16Panel, Bf16Rows, RoundGroup, round_to_bf16};
 use crate::kernels::grid::{OutputBlock, OutputGrid};
+use crate::kernels::isa::Isa;
 use crate::kernels::packed_rows::{ALIGNMENT_WORDS, aligned};
 use crate::kernels::quantized::{Form, Precision, QuantizeRow, QuantizedRows, widen_blocks};
 use crate::kernels::streaming::Streaming;
-
 use crate::os::zeroed::ZeroedBuffer;
 use crate::parallel::team::Team;
 use std::cell::RefCell;
@@ -124,8 +124,9 @@ impl Matmul {
             }
         }
         // A size that overflows saturates, and its allocation then fails.
-        let arrangement = backend.isa.arrangement();
-        let words = max_rows.saturating_mul(arrangement.row_words(max_columns)).saturating_add(ALIGNMENT_WORDS);
+        let words_of = |isa: Isa, rows: usize| rows.saturating_mul(isa.arrangement().row_words(max_columns));
+        let words = words_of(backend.isa, max_rows).max(words_of(backend.few, max_rows.min(Backend::FEW_ROWS)));
+        let words = words.saturating_add(ALIGNMENT_WORDS);
         let words = if rounds && !backend.gemm { words } else { 0 };
         let rounded = if rounds && backend.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
         let (words, rounded) = (ZeroedBuffer::new(words, WHAT)?, ZeroedBuffer::new(rounded, WHAT)?);
@@ -181,7 +182,7 @@ impl Matmul {
         let conversions = Conversions::of(all.map(|matrix| self.activations.conversion(backend, &matrix)));
         let activations = self.activations;
         let inputs = self.converted(team, x, columns, Some(ranges), conversions);
-        let block_columns = block_columns(backend, ranges.iter().map(Range::len).max().unwrap_or(1));
+        let block_columns = block_columns(backend, longest(ranges));
         let mut grids = outputs.into_iter().zip(matrices).map(|(out, matrix)| {
             let width = matrix(0).shape.rows;
             assert!(out.len() == rows * width);
@@ -253,8 +254,8 @@ struct Converted<'a> {
 
 /// Activations rounded to bf16.
 enum Rounded<'a> {
-    /// As the kernels take them: words, and the smallest magnitude.
-    Words(&'a [u32], Arrangement, u32),
+    /// As the kernels of an instruction set take them: words, and the smallest magnitude.
+    Words(&'a [u32], Isa, u32),
     /// As `gemm` takes them.
     F32(&'a [f32]),
 }
@@ -268,10 +269,11 @@ impl<'a> Converted<'a> {
             Conversion::None => Input::F32 { x: &self.x[numbers], stride: columns },
             Conversion::Bf16 => match self.bf16 {
                 Some(Rounded::F32(rounded)) => Input::F32 { x: &rounded[numbers], stride: columns },
-                Some(Rounded::Words(words, arrangement, min_magnitude)) => {
+                Some(Rounded::Words(words, isa, min_magnitude)) => {
+                    let arrangement = isa.arrangement();
                     let row = arrangement.row_words(columns);
                     let words = &words[rows.start * row..rows.end * row];
-                    Input::Bf16(Bf16Rows { words, rows: n_rows, columns, arrangement, min_magnitude })
+                    Input::Bf16(Bf16Rows { words, rows: n_rows, columns, arrangement, min_magnitude }, isa)
                 }
                 None => unreachable!("the conversions of all matrices were asked for"),
             },
@@ -289,9 +291,16 @@ impl<'a> Converted<'a> {
 /// Columns of a block of outputs: panels by turns only where memory is the limit, and in pieces that leave work for
 /// every thread.
 fn block_columns(backend: Backend, rows: usize) -> usize {
-    let panels = if rows <= FEW_ROWS { backend.isa.streaming().panels.clamp(1, Streaming::MAX_PANELS) } else { 1 };
+    let panels =
+        if rows <= FEW_ROWS { backend.isa_of(rows).streaming().panels.clamp(1, Streaming::MAX_PANELS) } else { 1 };
     panels * WIDTH
 }
+
+/// Rows of the longest range.
+fn longest(ranges: &[Range<usize>]) -> usize {
+    ranges.iter().map(Range::len).max().unwrap_or(1)
+}
+
 /// Rounds `x` to bf16, as the kernels take it in `words`, or `gemm` in `rounded`.
 fn to_bf16<'a>(
     backend: Backend,
@@ -312,7 +321,8 @@ fn to_bf16<'a>(
         });
         return Rounded::F32(rounded);
     }
-    let (isa, arrangement) = (backend.isa, backend.isa.arrangement());
+    let isa = backend.isa_of(ranges.map_or(rows, longest));
+    let arrangement = isa.arrangement();
     let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
     let words = aligned(words, rows * row_words);
     let min_magnitude = AtomicU32::new(u32::MAX);
@@ -328,7 +338,7 @@ fn to_bf16<'a>(
         None => team.for_row_groups(words, row_words, group_rows, round),
         Some(ranges) => team.for_row_ranges(words, row_words, ranges, round),
     }
-    Rounded::Words(words, arrangement, min_magnitude.into_inner())
+    Rounded::Words(words, isa, min_magnitude.into_inner())
 }
 
 /// Rounds `x` to integers, in the form that the kernels take.
@@ -343,8 +353,12 @@ fn to_integers(backend: Backend, team: &mut Team, x: &[f32], columns: usize, for
 /// Activations in the form that the kernels take.
 #[derive(Clone, Copy)]
 enum Input<'a> {
-    F32 { x: &'a [f32], stride: usize },
-    Bf16(Bf16Rows<'a>),
+    F32 {
+        x: &'a [f32],
+        stride: usize,
+    },
+    /// With the instruction set that they are arranged for.
+    Bf16(Bf16Rows<'a>, Isa),
     Integers(QuantizedRows<'a>),
 }
 
@@ -352,7 +366,7 @@ enum Input<'a> {
 fn multiply_panels(backend: Backend, matrix: &Matrix, input: &Input, out: &mut OutputBlock) {
     let (first, n) = (out.first_column() / WIDTH, out.columns().div_ceil(WIDTH));
     let steps = matrix.shape.panel_elements() / matrix.shape.dtype.columns_per_step();
-    if let Input::Bf16(x) = input {
+    if let Input::Bf16(x, isa) = input {
         let panel = |index: usize| match matrix.panels {
             Panels::Bf16(panels) => Bf16Panel::Plain(&panels[index * steps..][..steps]),
             Panels::Bf12(panels) => Bf16Panel::Bf12(panels.panel(index)),
@@ -361,7 +375,7 @@ fn multiply_panels(backend: Backend, matrix: &Matrix, input: &Input, out: &mut O
         let panels: [Bf16Panel; Streaming::MAX_PANELS] =
             std::array::from_fn(|i| if i < n { panel(first + i) } else { Bf16Panel::Plain(&[]) });
         let safe = no_subnormals(matrix.min_magnitude, x.min_magnitude);
-        return backend.isa.product_bf16(&panels[..n], x, out, safe);
+        return isa.product_bf16(&panels[..n], x, out, safe);
     }
     if let (Input::Integers(x), Panels::Quantized(matrix)) = (input, matrix.panels) {
         // A panel that is not there is never read: the first one in its place.

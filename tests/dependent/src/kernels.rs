@@ -51,7 +51,7 @@ pub fn products_f32(calls: &mut Calls, _: &Path) {
                             let mut out = vec![0.0; rows * out_width];
                             let mut block = OutputBlock::whole(&mut out, out_width);
                             let mut out = block.part(0..rows, 0..columns);
-                            Backend { isa, gemm }.product(panel, width, &numbers[..x], x_stride, &mut out, accumulate);
+                            Backend { gemm, ..Backend::of(isa) }.product(panel, width, &numbers[..x], x_stride, &mut out, accumulate);
                         });
                     }
                 }
@@ -290,7 +290,7 @@ pub fn grids(calls: &mut Calls, _: &Path) {
 pub fn matmul(calls: &mut Calls, _: &Path) {
     let (f32s, pairs_of_bf16) = (vec![1.0f32; 64 * 64], vec![1u32; 64 * 64]);
     for (&isa, gemm) in Isa::available().iter().flat_map(|isa| [(isa, false), (isa, true)]) {
-        let backend = Backend { isa, gemm };
+        let backend = Backend { gemm, ..Backend::of(isa) };
         for (activations, (rows, columns)) in
             pairs(&[Activations::Auto, Activations::F32], &pairs(&EXTREMES, &EXTREMES).collect::<Vec<_>>())
         {

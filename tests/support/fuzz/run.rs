@@ -49,7 +49,7 @@ fn run(file: Arc<ModelFile>, prompt: &[u32], sound: bool) {
     let known = prompt.iter().all(|&token| (token as usize) < file.config().vocab_size);
     let mut first: Option<Result<Vec<u32>, String>> = None;
     for &isa in Isa::available().iter().filter(|isa| isa.has_products()) {
-        let backend = Backend { isa, gemm: false };
+        let backend = Backend { gemm: false, ..Backend::of(isa) };
         let options = Options { backend, ..Options::new(prompt.len().min(file.config().max_position_embeddings)) };
         let found = with_team(1, |team| -> Result<Vec<u32>, Error> {
             let mut batch = Batch::of_one(&network, options)?;

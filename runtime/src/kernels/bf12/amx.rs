@@ -6,7 +6,7 @@ use super::super::grid::OutputBlock;
 use super::super::isa::Isa;
 use super::super::packed_rows::{ALIGNMENT_WORDS, PackedRows, aligned};
 use super::super::tile_product::{TILE_PAIRS, TILE_ROWS};
-use super::super::x86_64::amx::{self, BLOCK_STEPS, Tiles};
+use super::super::x86_64::amx::{self, BLOCK_STEPS, Next, Tiles};
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::Bf12Panel;
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
@@ -54,8 +54,10 @@ pub unsafe fn product(isa: Isa, panel: &Bf12Panel, x: &PackedRows, out: &mut Out
                     let others = TILE_ROWS..x.n_rows();
                     let mut out = out.part(others.clone(), 0..PANEL_ROWS);
                     let weights = &decoded[..block.n_steps() * PANEL_ROWS];
+                    let bytes = block.bytes().for_kernels();
+                    let next = Next::new(bytes.as_ptr_range().end, bytes.len(), others.len(), block.n_steps());
                     // SAFETY: `# Safety` demands what `add` does.
-                    unsafe { amx::add(weights, &x.part(others), k, &mut out, 0) };
+                    unsafe { amx::add(weights, &x.part(others), k, &mut out, 0, next) };
                 }
                 k += block.n_steps();
             }
@@ -63,7 +65,7 @@ pub unsafe fn product(isa: Isa, panel: &Bf12Panel, x: &PackedRows, out: &mut Out
                 let weights = &mut decoded[..rest.n_steps() * PANEL_ROWS];
                 isa.decode(&rest, weights);
                 // SAFETY: `# Safety` demands what `add` does.
-                unsafe { amx::add(weights, x, whole_steps, out, 0) };
+                unsafe { amx::add(weights, x, whole_steps, out, 0, Next::nothing()) };
             }
         });
     });

@@ -450,15 +450,10 @@ unsafe fn plain_by_rows<M: Multiply>(pairs: &[u32], fetch: Fetch, rows: &mut Gro
 unsafe fn plain<M: Multiply, const N: usize, const ROWS: usize>(pairs: &[u32], mut fetch: Fetch, rows: &mut GroupRows) {
     for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
         for first in (0..PANEL_ROWS).step_by(16 * N) {
-            // SAFETY: `# Safety`. The registers are inside the 64 pairs of whole steps.
-            unsafe {
-                let weights = |k: usize| {
-                    let at = block.as_ptr().add(k * PANEL_ROWS + first);
-                    std::array::from_fn(|r| _mm512_loadu_si512(at.add(16 * r).cast()))
-                };
-                let mut fetch = || fetch.lines(BLOCK_LINES / 4 * 16 * N / PANEL_ROWS);
-                Chains::<M, N, ROWS>::run(rows, block.len() / PANEL_ROWS, weights, &mut fetch, first);
-            }
+            let weights = PlainSteps { steps: block.as_chunks::<PANEL_ROWS>().0, first };
+            let mut fetch = || fetch.lines(BLOCK_LINES / 4 * 16 * N / PANEL_ROWS);
+            // SAFETY: `# Safety`.
+            unsafe { Chains::<M, N, ROWS>::run(rows, &weights, &mut fetch, first) };
         }
         rows.next_block();
     }
@@ -476,10 +471,71 @@ unsafe fn bf12<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fet
     unsafe {
         let decoder = Decoder::new(panel.exponents());
         for block in steps.chunks(BLOCK_STEPS) {
-            let weights = |k: usize| decoder.step(block[k].as_ptr());
-            Chains::<M, REGISTERS, ROWS>::run(rows, block.len(), weights, || fetch.lines(CODED_BLOCK_LINES / 4), 0);
+            let weights = CodedSteps { steps: block, decoder: &decoder };
+            Chains::<M, REGISTERS, ROWS>::run(rows, &weights, || fetch.lines(CODED_BLOCK_LINES / 4), 0);
             rows.next_block();
         }
+    }
+}
+
+/// The steps of a block of weights. A closure in its place would be a function of its own where the compiler does not
+/// inline it: without the features, and so with a call for every instruction.
+trait Steps<const N: usize> {
+    /// Number of steps.
+    fn n(&self) -> usize;
+
+    /// `N` registers of the pairs of step `k`.
+    ///
+    /// # Safety
+    /// The CPU must have AVX-512F and AVX-512BW.
+    ///
+    /// # Panics
+    /// When there is no such step.
+    unsafe fn pairs(&self, k: usize) -> [__m512i; N];
+}
+
+/// Plain steps, of which the pairs from `first` on are taken.
+struct PlainSteps<'w> {
+    steps: &'w [[u32; PANEL_ROWS]],
+    first: usize,
+}
+
+impl<const N: usize> Steps<N> for PlainSteps<'_> {
+    #[inline(always)]
+    fn n(&self) -> usize {
+        self.steps.len()
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(&self, k: usize) -> [__m512i; N] {
+        let pairs = &self.steps[k][self.first..][..16 * N];
+        // SAFETY: 16 pairs are a register, cut above; `# Safety` demands the instructions.
+        unsafe {
+            let mut registers = [_mm512_setzero_si512(); N];
+            for r in 0..N {
+                registers[r] = _mm512_loadu_si512(pairs.as_ptr().add(16 * r).cast());
+            }
+            registers
+        }
+    }
+}
+
+/// Steps in 12 bits.
+struct CodedSteps<'w> {
+    steps: &'w [[u8; CODED_STEP_BYTES]],
+    decoder: &'w Decoder,
+}
+
+impl Steps<REGISTERS> for CodedSteps<'_> {
+    #[inline(always)]
+    fn n(&self) -> usize {
+        self.steps.len()
+    }
+
+    #[inline(always)]
+    unsafe fn pairs(&self, k: usize) -> [__m512i; REGISTERS] {
+        // SAFETY: a coded step has `CODED_STEP_BYTES`; `# Safety` demands the instructions.
+        unsafe { self.decoder.step(self.steps[k].as_ptr()) }
     }
 }
 
@@ -496,15 +552,10 @@ impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
     /// the pairs of a step; `between` is called four times in a whole block.
     ///
     /// # Safety
-    /// The CPU must have the instructions of `M`, and `weights` must be callable for each step.
+    /// The CPU must have the instructions of `M`.
     #[inline(always)]
-    unsafe fn run(
-        rows: &mut GroupRows,
-        n_steps: usize,
-        weights: impl Fn(usize) -> [__m512i; N],
-        mut between: impl FnMut(),
-        first: usize,
-    ) {
+    unsafe fn run(rows: &mut GroupRows, weights: &impl Steps<N>, mut between: impl FnMut(), first: usize) {
+        let n_steps = weights.n();
         assert!(rows.n_rows() == ROWS && n_steps <= BLOCK_STEPS);
         let mut x = [std::ptr::null(); ROWS];
         for t in 0..ROWS {
@@ -519,17 +570,17 @@ impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
                     if k % 4 == 0 {
                         between();
                     }
-                    let (first, second) = (weights(k), weights(k + 1));
+                    let (first, second) = (weights.pairs(k), weights.pairs(k + 1));
                     (0..parts::<M>()).for_each(|part| chains.step(first, second, k, part));
                 }
             } else {
                 for k in (0..n_steps).step_by(2) {
                     if k + 1 < n_steps {
-                        let (first, second) = (weights(k), weights(k + 1));
+                        let (first, second) = (weights.pairs(k), weights.pairs(k + 1));
                         (0..parts::<M>()).for_each(|part| chains.step(first, second, k, part));
                     } else {
                         // A step without a second one, with weights of +0.
-                        chains.step(weights(k), [_mm512_setzero_si512(); N], k, 0);
+                        chains.step(weights.pairs(k), [_mm512_setzero_si512(); N], k, 0);
                     }
                 }
             }

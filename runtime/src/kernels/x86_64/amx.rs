@@ -241,24 +241,38 @@ impl Tiles {
     }
 
     /// Adds to the sums of a square: `x` are the tiles of its two blocks of rows, `weights` some steps of a panel,
-    /// `[steps][64]`, of which the square has the columns from 32 `half` on.
+    /// `[steps][64]`, of which the square has the columns from 32 `half` on. At every step, some lines of what is next are
+    /// fetched into the L2 cache.
     ///
     /// # Panics
     /// When the shapes do not fit.
     #[inline]
-    pub fn square(&mut self, weights: &[u32], half: usize, x: [&[u32]; 2]) {
+    pub fn square(&mut self, weights: &[u32], half: usize, x: [&[u32]; 2], next: &mut Next) {
         let n = self.count(weights, x[0], self.heights[0]);
         assert!(n == self.count(weights, x[1], self.heights[1]) && half < 2);
         if n == 0 {
             return;
         }
-        // SAFETY: as in `Tiles::strip`, for both blocks of rows; `half` is one of the two, as asserted.
+        // SAFETY: as in `Tiles::strip`, for both blocks of rows; `half` is one of the two, as asserted. A prefetch may be
+        // given any address.
         unsafe {
             asm!(
                 "2:",
                 "tileloadd tmm6, [{w} + {step}*1]",
                 "tileloadd tmm4, [{x0} + {row}*1]",
                 "tdpbf16ps tmm0, tmm4, tmm6",
+                "mov {groups:e}, {groups_of_step:e}",
+                "test {groups:e}, {groups:e}",
+                "jz 4f",
+                "3:",
+                "prefetcht1 [{line}]",
+                "prefetcht1 [{line} + 64]",
+                "prefetcht1 [{line} + 128]",
+                "prefetcht1 [{line} + 192]",
+                "add {line}, 256",
+                "dec {groups:e}",
+                "jnz 3b",
+                "4:",
                 "tileloadd tmm7, [{w} + {step}*1 + 64]",
                 "tdpbf16ps tmm1, tmm4, tmm7",
                 "tileloadd tmm5, [{x1} + {row}*1]",
@@ -273,6 +287,9 @@ impl Tiles {
                 x0 = inout(reg) x[0].as_ptr() => _,
                 x1 = inout(reg) x[1].as_ptr() => _,
                 n = inout(reg) n => _,
+                line = inout(reg) next.line,
+                groups = out(reg) _,
+                groups_of_step = in(reg) next.groups_of_step,
                 row = in(reg) ROW_BYTES,
                 step = in(reg) STEP_BYTES,
                 tile_steps = const TILE_PAIRS * STEP_BYTES,
@@ -283,6 +300,28 @@ impl Tiles {
                 options(nostack, readonly)
             );
         }
+    }
+}
+
+/// Weights that are needed after those that are multiplied. Squares fetch them: the memory is idle while several blocks of
+/// rows read a panel, and without it the first of them would wait for each tile of the next panel.
+pub struct Next {
+    line: *const u8,
+    /// Groups of four cache lines that a step of a square fetches.
+    groups_of_step: usize,
+}
+
+impl Next {
+    /// For `bytes` after what `rows` rows multiply with `steps` steps.
+    pub fn new(begin: *const u8, bytes: usize, rows: usize, steps: usize) -> Next {
+        let squares = (rows + TILE_ROWS - 1) / SQUARE_ROWS;
+        let square_steps = 2 * squares * steps.div_ceil(TILE_PAIRS);
+        Next { line: begin, groups_of_step: bytes.div_ceil(256).div_ceil(square_steps.max(1)) }
+    }
+
+    /// Nothing is next.
+    pub fn nothing() -> Next {
+        Next { line: std::ptr::null(), groups_of_step: 0 }
     }
 }
 
@@ -371,15 +410,20 @@ pub unsafe fn product_bf16(panel: &[u32], x: &PackedRows, out: &mut OutputBlock,
         in_whole_blocks(x, out, |x, out| {
             let whole_steps = x.n_steps() / TILE_PAIRS * TILE_PAIRS;
             let (whole, rest) = panel.split_at(whole_steps * PANEL_ROWS);
-            // Where several blocks of rows read a panel, it is in the L2 cache after the first of them, and a prefetch
-            // costs more than it brings.
             let is_strip = x.n_rows() <= TILE_ROWS;
             let (block_steps, ahead) = if is_strip { (whole_steps, ahead) } else { (BLOCK_STEPS, 0) };
             for (block, k) in whole.chunks(block_steps.max(1) * PANEL_ROWS).zip((0..).step_by(block_steps.max(1))) {
-                add(block, x, k, out, ahead);
+                // The block that follows, in this panel or the next, is about as long.
+                let next = Next::new(
+                    block.as_ptr_range().end.cast(),
+                    size_of_val(block),
+                    x.n_rows(),
+                    block.len() / PANEL_ROWS,
+                );
+                add(block, x, k, out, ahead, next);
             }
             if !rest.is_empty() {
-                add(rest, x, whole_steps, out, 0);
+                add(rest, x, whole_steps, out, 0, Next::nothing());
             }
         });
     }
@@ -409,14 +453,15 @@ pub fn in_whole_blocks(x: &PackedRows, out: &mut OutputBlock, mut product: impl 
 }
 
 /// Adds the product of some steps of a panel, those from `k` on, to a block of 64 columns, or replaces the block by it
-/// when `k` is 0. The steps are whole tiles, or less than one.
+/// when `k` is 0. The steps are whole tiles, or less than one. Strips fetch what is `ahead` bytes after their weights,
+/// squares what is next.
 ///
 /// # Safety
 /// As [`Tiles::new`].
 ///
 /// # Panics
 /// When the shapes do not fit.
-pub unsafe fn add(weights: &[u32], x: &PackedRows, k: usize, out: &mut OutputBlock, ahead: usize) {
+pub unsafe fn add(weights: &[u32], x: &PackedRows, k: usize, out: &mut OutputBlock, ahead: usize, mut next: Next) {
     let steps = weights.len() / PANEL_ROWS;
     assert!(out.columns() == PANEL_ROWS && out.rows() == x.n_rows() && k + steps <= x.n_steps());
     let pairs = steps.min(TILE_PAIRS);
@@ -445,7 +490,7 @@ pub unsafe fn add(weights: &[u32], x: &PackedRows, k: usize, out: &mut OutputBlo
                 let columns = SQUARE_COLUMNS * half..SQUARE_COLUMNS * (half + 1);
                 let mut out = out.part(first..first + rows, columns);
                 tiles.begin(&mut out, k > 0);
-                tiles.square(weights, half, blocks);
+                tiles.square(weights, half, blocks, &mut next);
                 tiles.end(&mut out);
             }
         }
