@@ -92,6 +92,9 @@ pub struct Matmul {
 /// Panel steps of bf16 weights that are widened at a time (64 KiB of f32), and the width of a panel.
 const WIDEN_STEPS: usize = 128;
 const WIDTH: usize = crate::format::PANEL_ROWS;
+/// Rows of activations for which there is always room in the form of [`Backend::few`]: of a batch of 8 sequences that
+/// take 8 experts each.
+const MOST_FEW_ROWS: usize = 64;
 /// Up to this number of rows memory limits the speed.
 const FEW_ROWS: usize = 6;
 
@@ -125,7 +128,7 @@ impl Matmul {
         }
         // A size that overflows saturates, and its allocation then fails.
         let words_of = |isa: Isa, rows: usize| rows.saturating_mul(isa.arrangement().row_words(max_columns));
-        let words = words_of(backend.isa, max_rows).max(words_of(backend.few, max_rows.min(Backend::FEW_ROWS)));
+        let words = words_of(backend.isa, max_rows).max(words_of(backend.few, max_rows.min(MOST_FEW_ROWS)));
         let words = words.saturating_add(ALIGNMENT_WORDS);
         let words = if rounds && !backend.gemm { words } else { 0 };
         let rounded = if rounds && backend.gemm { max_rows.saturating_mul(max_columns) } else { 0 };
@@ -321,7 +324,9 @@ fn to_bf16<'a>(
         });
         return Rounded::F32(rounded);
     }
-    let isa = backend.isa_of(ranges.map_or(rows, longest));
+    let room = words.len().saturating_sub(ALIGNMENT_WORDS);
+    let has_room = |isa: &Isa| rows * isa.arrangement().row_words(columns) <= room;
+    let isa = Some(backend.isa_of(ranges.map_or(rows, longest))).filter(has_room).unwrap_or(backend.isa);
     let arrangement = isa.arrangement();
     let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
     let words = aligned(words, rows * row_words);
