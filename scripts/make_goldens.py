@@ -378,7 +378,7 @@ def build_model(case: Case) -> torch.nn.Module:
 def as_reference(model: torch.nn.Module) -> torch.nn.Module:
     model = model.float().eval()
     model.set_attn_implementation("eager")
-    # The grouped product wants sizes that are multiples of 16 bytes.
+    # The grouped product needs sizes that are multiples of 16 bytes.
     model.set_experts_implementation("eager")
     return model
 

@@ -51,7 +51,14 @@ pub fn products_f32(calls: &mut Calls, _: &Path) {
                             let mut out = vec![0.0; rows * out_width];
                             let mut block = OutputBlock::whole(&mut out, out_width);
                             let mut out = block.part(0..rows, 0..columns);
-                            Backend { gemm, ..Backend::of(isa) }.product(panel, width, &numbers[..x], x_stride, &mut out, accumulate);
+                            Backend { gemm, ..Backend::of(isa) }.product(
+                                panel,
+                                width,
+                                &numbers[..x],
+                                x_stride,
+                                &mut out,
+                                accumulate,
+                            );
                         });
                     }
                 }
