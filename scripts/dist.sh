@@ -40,6 +40,11 @@ for program in "${programs[@]}"; do
 		echo "$program: names a folder of this machine" >&2
 		exit 1
 	fi
+	# The caller of such a function was compiled without its instruction set, and calls it for every instruction.
+	if nm --demangle "target/dist/$program" | grep --extended-regexp ' core::core_arch::x86::[a-z0-9_]+::_mm'; then
+		echo "$program: these are functions, not instructions" >&2
+		exit 1
+	fi
 done
 cd target/dist
 sha256sum "${programs[@]}" | tee SHA256SUMS
