@@ -518,6 +518,26 @@ mod tests {
         }
     }
 
+    /// One row for each of several experts: few rows of each, and more than few in all.
+    #[test]
+    fn single_rows_of_many_matrices_have_room() {
+        let ones = [0x3f80_3f80; 16 * WIDTH];
+        let shape = PanelShape { rows: WIDTH, columns: 32, dtype: Dtype::Bf16 };
+        let matrix = Matrix { shape, panels: Panels::Bf16(&ones), min_magnitude: 1f32.to_bits() };
+        let own = crate::kernels::Isa::available().iter().map(|&isa| Backend::of(isa));
+        for (backend, n_rows) in own.chain([Backend::best()]).flat_map(|backend| [(backend, 9), (backend, 200)]) {
+            let x: Vec<f32> = (0..n_rows * 32).map(|i| (i / 32 + 1) as f32).collect();
+            let ranges: Vec<Range<usize>> = (0..n_rows).map(|row| row..row + 1).collect();
+            let mut out = vec![0.0; n_rows * WIDTH];
+            let mut matmul = Matmul::new(backend, Activations::Auto, [matrix], n_rows, 32).expect("memory");
+            let run = |team: &mut Team| matmul.run_grouped(team, &x, &ranges, [&|_| matrix], [&mut out]);
+            crate::parallel::team::with_team(2, run).expect("runs");
+            for (row, out) in out.chunks_exact(WIDTH).enumerate() {
+                assert_eq!(out, [32.0 * (row + 1) as f32; WIDTH], "{backend:?}, row {row} of {n_rows}");
+            }
+        }
+    }
+
     #[test]
     fn a_size_that_overflows_is_an_error() {
         let shape = PanelShape { rows: 0, columns: 0, dtype: Dtype::Bf16 };
