@@ -228,7 +228,7 @@ pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Args, CliExit> {
         if backend.gemm {
             return usage(String::from("--streaming does not go with gemm, which reads weights in its own way"));
         }
-        backend.isa = backend.isa.with_streaming(streaming);
+        (backend.isa, backend.few) = (backend.isa.with_streaming(streaming), backend.few.with_streaming(streaming));
     }
     let rounds = match (raw.sweep, raw.quick) {
         (true, true) => QUICK_SWEEP_ROUNDS,
