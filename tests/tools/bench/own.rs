@@ -57,15 +57,14 @@ pub fn measure(
     };
     let mut own = Own { version: machine::version(), copies: Vec::new(), kinds: Vec::new(), baseline: Vec::new() };
     for kind in kinds {
-        // A copy has the bytes of the f32 file, so only that one is compared with it.
-        let beside_copies = kind.dtype == "f32" && work.model.dtype == "f32";
-        let times = if beside_copies { effort.runs(PACKINGS) } else { 1 };
-        let packed = work.pack(kind, times, beside_copies.then_some(&mut own.copies))?;
+        // A copy has the bytes of the f32 file, so only that one is compared with it; the baseline reads f32 alone.
+        let is_f32 = kind.dtype == "f32" && work.model.dtype == "f32";
+        let times = if is_f32 { effort.runs(PACKINGS) } else { 1 };
+        let packed = work.pack(kind, times, is_f32.then_some(&mut own.copies))?;
         own.kinds.push(of_kind(work, kind, effort, packed)?);
         keep(&own)?;
         work::remove(&work.model_file(kind))?;
-        // It reads float32 alone.
-        if kind.dtype == "f32" && work.model.dtype == "f32" {
+        if is_f32 {
             for number in 1..=effort.runs(BASELINE_RUNS) {
                 eprintln!("bench: baseline, {number} of {}", effort.runs(BASELINE_RUNS));
                 own.baseline.push(work.programs.baseline(&work.weights, &work.four_score)?);
