@@ -23,7 +23,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
-/// Longest accepted header. That of 1024 layers has 1.6 MB, that of OLMoE-1B-7B with its 3,219 tensors would have 0.5 MB
+/// Longest accepted header. That of 1024 layers has 1.6 MB, that of OLMoE-1B-7B with its 3,219 tensors would have 0.4 MB
 /// in one file.
 const MAX_HEADER_BYTES: u64 = 2 << 20;
 /// Longest name of a tensor; the same limit as for file names.
