@@ -44,7 +44,7 @@ impl Isa {
     }
 
     /// The one that multiplies bf16 weights with few rows the fastest: tiles take as long for one row as for 16, and read
-    /// memory at nine tenths of the rate that vectors reach.
+    /// memory more slowly than vectors do.
     pub fn for_few_rows(self) -> Isa {
         match self.0 {
             Kind::Amx => Isa(Kind::Avx512, Streaming::of_this_cpu(false)),

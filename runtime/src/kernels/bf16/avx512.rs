@@ -451,7 +451,7 @@ unsafe fn plain<M: Multiply, const N: usize, const ROWS: usize>(pairs: &[u32], m
     for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
         for first in (0..PANEL_ROWS).step_by(16 * N) {
             let weights = PlainSteps { steps: block.as_chunks::<PANEL_ROWS>().0, first };
-            let mut fetch = || fetch.lines(BLOCK_LINES / 4 * 16 * N / PANEL_ROWS);
+            let mut fetch = || fetch.lines(BLOCK_LINES / BLOCK_STEPS * 16 * N / PANEL_ROWS);
             // SAFETY: `# Safety`.
             unsafe { Chains::<M, N, ROWS>::run(rows, &weights, &mut fetch, first) };
         }
@@ -472,7 +472,7 @@ unsafe fn bf12<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fet
         let decoder = Decoder::new(panel.exponents());
         for block in steps.chunks(BLOCK_STEPS) {
             let weights = CodedSteps { steps: block, decoder: &decoder };
-            Chains::<M, REGISTERS, ROWS>::run(rows, &weights, || fetch.lines(CODED_BLOCK_LINES / 4), 0);
+            Chains::<M, REGISTERS, ROWS>::run(rows, &weights, || fetch.lines(CODED_BLOCK_LINES / BLOCK_STEPS), 0);
             rows.next_block();
         }
     }
@@ -549,7 +549,7 @@ struct Chains<M, const N: usize, const ROWS: usize> {
 
 impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
     /// Both chains over the steps of a block, their sum, and that added to the outputs from `first` on. `weights` are
-    /// the pairs of a step; `between` is called four times in a whole block.
+    /// the pairs of a step; `between` is called at each step of a whole block.
     ///
     /// # Safety
     /// The CPU must have the instructions of `M`.
@@ -567,10 +567,10 @@ impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
             let mut chains = Chains::<M, N, ROWS> { even: zeros, odd: zeros, x, multiply: PhantomData };
             if n_steps == BLOCK_STEPS {
                 for k in (0..BLOCK_STEPS).step_by(2) {
-                    if k % 4 == 0 {
-                        between();
-                    }
-                    let (first, second) = (weights.pairs(k), weights.pairs(k + 1));
+                    between();
+                    let first = weights.pairs(k);
+                    between();
+                    let second = weights.pairs(k + 1);
                     (0..parts::<M>()).for_each(|part| chains.step(first, second, k, part));
                 }
             } else {
