@@ -2,6 +2,7 @@
 //! model is usable that does not fit into memory, and a first token reads what it needs.
 
 use crate::error::Error;
+use crate::file::mapping::Load;
 use crate::file::model_file::ModelFile;
 use crate::format::config::ModelConfig;
 use crate::os::memory;
@@ -11,12 +12,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Those of all layers.
 pub(crate) struct ExpertPages {
-    /// `None` of weights that are not those of a file.
+    /// `None` when the weights are not those of a mapped file: then they are in memory.
     file: Option<Arc<ModelFile>>,
     n_experts: usize,
     /// `[n_layers, n_experts]`
     taken: Vec<AtomicBool>,
-    /// Whether the file is larger than memory: then pages that were there may have gone.
+    /// Whether the file is larger than the memory that was available at first: then pages that were there may have gone.
     may_go: bool,
 }
 
@@ -27,10 +28,10 @@ impl ExpertPages {
         let n_experts = config.experts.map_or(0, |experts| experts.n_experts);
         let n = config.n_layers().saturating_mul(n_experts);
         let taken = memory::collected((0..n).map(|_| AtomicBool::new(false)), "the list of experts")?;
-        let file = file.filter(|_| n > 0);
+        let file = file.filter(|file| n > 0 && file.loaded().way == Load::Mmap);
         let bytes = file.as_ref().map_or(0, |file| file.layout().file_bytes);
         // Asked for once: it reads a few files of the kernel.
-        let may_go = file.is_some() && memory::most().is_some_and(|most| bytes > most);
+        let may_go = file.is_some() && memory::available().is_some_and(|available| bytes > available);
         Ok(ExpertPages { file, n_experts, taken, may_go })
     }
 

@@ -82,8 +82,9 @@ pub fn check_weights(bytes: u64, available: Option<u64>) -> Result<(), Error> {
     }
 }
 
-/// Bytes that this process can still allocate: the kernel's MemAvailable, or the smallest limit of its control groups
-/// minus its own use, if that is less. `None` when neither can be read.
+/// Bytes that this process can still allocate, or keep of files: the kernel's MemAvailable, which counts what the page
+/// cache gives up, or the smallest limit of its control groups minus its own use, if that is less. `None` when neither
+/// can be read.
 pub fn available() -> Option<u64> {
     let left = group_limit().map(|limit| limit.saturating_sub(anonymous_bytes().unwrap_or(0)));
     kilobytes("/proc/meminfo", "MemAvailable:").into_iter().chain(left).min()
@@ -97,12 +98,6 @@ pub fn address_space() -> Option<u64> {
     let limit: u64 = limit.split_whitespace().next()?.parse().ok()?;
     let left = limit.saturating_sub(kilobytes("/proc/self/status", "VmSize:")?);
     Some(left - left / 4)
-}
-
-/// Most bytes of memory that this process can use, for files in the page cache too: those of the machine, or the
-/// smallest limit of its control groups, if that is less. `None` when neither can be read.
-pub fn most() -> Option<u64> {
-    total().into_iter().chain(group_limit()).min()
 }
 
 /// Total memory of the machine in bytes.
