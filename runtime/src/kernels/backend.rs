@@ -20,7 +20,7 @@ pub struct Backend {
 
 impl Backend {
     /// Most rows that are few: with more, tiles are faster.
-    pub const FEW_ROWS: usize = 4;
+    pub const FEW_ROWS: usize = 2;
 
     /// The kernels of an instruction set, or `gemm` where it has none.
     pub fn of(isa: Isa) -> Backend {

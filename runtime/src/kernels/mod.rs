@@ -22,6 +22,7 @@ pub mod backend;
 pub mod bf12;
 pub mod bf16;
 pub mod delta_rule;
+mod fetch;
 pub mod gemm;
 pub mod grid;
 pub mod isa;

@@ -106,9 +106,9 @@ impl Sweep {
         Ok(Sweep { paths, rounds: args.rounds })
     }
 
-    /// The way to read that suits all instruction sets, those with tiles or those without; `None` when there are none.
-    pub fn suggested(&self, tiles: bool) -> Option<Streaming> {
-        let paths: Vec<&Path> = self.paths.iter().filter(|path| (path.isa.name() == "amx") == tiles).collect();
+    /// The way to read that suits all instruction sets; `None` when there are none.
+    pub fn suggested(&self) -> Option<Streaming> {
+        let paths = &self.paths;
         let own = paths.first()?.isa.streaming();
         // The share of a way in the best share, of the instruction set for which that is least.
         let worst = |way: Streaming| paths.iter().map(|path| path.of_best(way)).fold(f64::INFINITY, f64::min);
@@ -275,9 +275,9 @@ mod tests {
     #[test]
     fn equal_ways_leave_the_table_as_it_is() {
         let own = Some(Streaming { panels: 1, ahead_bytes: 2048 });
-        assert_eq!(sweep(&[&[(1, 2048, 0.900), (4, 1024, 0.905)]]).suggested(false), own);
+        assert_eq!(sweep(&[&[(1, 2048, 0.900), (4, 1024, 0.905)]]).suggested(), own);
         let other = Some(Streaming { panels: 4, ahead_bytes: 1024 });
-        assert_eq!(sweep(&[&[(1, 2048, 0.90), (4, 1024, 0.95), (8, 0, 0.95)]]).suggested(false), other);
+        assert_eq!(sweep(&[&[(1, 2048, 0.90), (4, 1024, 0.95), (8, 0, 0.95)]]).suggested(), other);
     }
 
     #[test]
@@ -285,7 +285,6 @@ mod tests {
         let first: &[_] = &[(1, 0, 1.0), (2, 0, 0.9)];
         let second: &[_] = &[(1, 0, 0.3), (2, 0, 0.6)];
         let sweep = sweep(&[first, second]);
-        assert_eq!(sweep.suggested(false), Some(Streaming { panels: 2, ahead_bytes: 0 }));
-        assert_eq!(sweep.suggested(true), None);
+        assert_eq!(sweep.suggested(), Some(Streaming { panels: 2, ahead_bytes: 0 }));
     }
 }

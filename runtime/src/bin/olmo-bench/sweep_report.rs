@@ -81,10 +81,8 @@ impl SweepReport {
         }
 
         writeln!(out, "\nthe table of `Streaming` for {}", self.host.kind)?;
-        for (name, tiles) in [("without tiles", false), ("with tiles", true)] {
-            if let Some(Streaming { panels, ahead_bytes }) = self.sweep.suggested(tiles) {
-                writeln!(out, "{name:<14} Streaming {{ panels: {panels}, ahead_bytes: {ahead_bytes} }}")?;
-            }
+        if let Some(Streaming { panels, ahead_bytes }) = self.sweep.suggested() {
+            writeln!(out, "Streaming {{ panels: {panels}, ahead_bytes: {ahead_bytes} }}")?;
         }
         Ok(())
     }
@@ -102,7 +100,7 @@ impl SweepReport {
                 ("vs_one", number(pass.vs_one)),
             ])
         });
-        let suggested = |tiles| self.sweep.suggested(tiles).map_or_else(|| String::from("null"), streaming_json);
+        let suggested = self.sweep.suggested().map_or_else(|| String::from("null"), streaming_json);
         let ceiling = object([("read_gb_s", number(self.read_gb_s)), ("read_pattern", self.pattern.json())]);
         let all = object([
             ("model", self.model.json()),
@@ -112,7 +110,7 @@ impl SweepReport {
             ("decode", array(decode)),
             ("passes", array(passes)),
             ("prefill", array(paths.iter().map(prefill_json))),
-            ("suggested", object([("without_tiles", suggested(false)), ("with_tiles", suggested(true))])),
+            ("suggested", suggested),
         ]);
         all + "\n"
     }

@@ -1,7 +1,8 @@
 //! The product of a bf12 panel with AMX: decoded into a cache, for the tiles to load it from there.
 
-#![allow(unsafe_code, reason = "a prefetch, and calls of code for detected instruction sets")]
+#![allow(unsafe_code, reason = "calls of code for detected instruction sets")]
 
+use super::super::fetch::Fetch;
 use super::super::grid::OutputBlock;
 use super::super::isa::Isa;
 use super::super::packed_rows::{ALIGNMENT_WORDS, PackedRows, aligned};
@@ -9,15 +10,12 @@ use super::super::tile_product::{TILE_PAIRS, TILE_ROWS};
 use super::super::x86_64::amx::{self, BLOCK_STEPS, Next, Tiles};
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::Bf12Panel;
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::cell::RefCell;
 
-/// Steps that are decoded at a time: 16 KiB, of which two fit into the L1 cache.
-const PART_STEPS: usize = 64;
+/// Steps that are decoded at a time: those of a tile. The memory is idle while tiles are multiplied, so it is not for long.
+const PART_STEPS: usize = TILE_PAIRS;
 /// Words of a block of steps, and what they are aligned with.
 const DECODED_WORDS: usize = BLOCK_STEPS * PANEL_ROWS + ALIGNMENT_WORDS;
-/// Bytes of a cache line.
-const CACHE_LINE: usize = 64;
 
 thread_local! {
     /// Decoded steps of this thread, `[steps][64]`: 256 KiB. They are there from the beginning, because a thread may take
@@ -92,20 +90,9 @@ unsafe fn decode_and_add(
     let n_parts = decoded.len() / (PART_STEPS * PANEL_ROWS);
     for (number, part) in steps.chunks(PART_STEPS).enumerate() {
         let weights = &mut decoded[number % n_parts * PART_STEPS * PANEL_ROWS..][..part.n_steps() * PANEL_ROWS];
-        if ahead > 0 {
-            fetch(part.bytes().for_kernels(), ahead);
-        }
-        isa.decode(&part, weights);
+        let fetch = (ahead > 0).then(|| Fetch::new(part.bytes().for_kernels().as_ptr().wrapping_add(ahead).cast()));
+        isa.decode_and_fetch(&part, weights, fetch);
         tiles.strip(weights, x.tiles(0, k + number * PART_STEPS, part.n_steps()), 0);
     }
     tiles.end(out);
-}
-
-/// Fetches as many cache lines as `bytes` has, those `ahead` bytes after it.
-fn fetch(bytes: &[u8], ahead: usize) {
-    let first = bytes.as_ptr().wrapping_add(ahead);
-    for offset in (0..bytes.len()).step_by(CACHE_LINE) {
-        // SAFETY: every x86-64 has the instruction, and it may be given any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(first.wrapping_add(offset).cast()) };
-    }
 }

@@ -9,7 +9,9 @@ pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512;
 
+use super::fetch::Fetch;
 use super::isa::{Isa, Kind};
+use super::tiles::CACHE_LINE;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES, decode};
 
@@ -20,6 +22,11 @@ impl Isa {
     /// # Panics
     /// When `out` has another length.
     pub fn decode(self, panel: &Bf12Panel, out: &mut [u32]) {
+        self.decode_and_fetch(panel, out, None);
+    }
+
+    /// As [`Isa::decode`]. AVX-512 fetches meanwhile as many cache lines as the panel has.
+    pub(super) fn decode_and_fetch(self, panel: &Bf12Panel, out: &mut [u32], mut fetch: Option<Fetch>) {
         assert_eq!(out.len(), panel.n_steps() * PANEL_ROWS);
         let (mut bytes, mut out) = (panel.bytes().for_kernels(), out);
         for (coded, raw) in panel.stretches() {
@@ -29,7 +36,9 @@ impl Isa {
             match self.0 {
                 // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW.
                 #[cfg(target_arch = "x86_64")]
-                Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 => unsafe { avx512::decode(steps, panel.exponents(), to) },
+                Kind::Amx | Kind::Avx512Bf16 | Kind::Avx512 => unsafe {
+                    avx512::decode(steps, panel.exponents(), to, fetch.as_mut());
+                },
                 // SAFETY: `Isa::available` makes this kind only where it found AVX2 and FMA.
                 #[cfg(target_arch = "x86_64")]
                 Kind::Avx2 => unsafe { avx2::decode(steps, panel.exponents(), to) },
@@ -43,6 +52,9 @@ impl Isa {
                     *to = u32::from_le_bytes(*pair);
                 }
                 (bytes, out) = (rest, rest_out);
+                if let Some(fetch) = &mut fetch {
+                    fetch.lines(RAW_STEP_BYTES / CACHE_LINE);
+                }
             }
         }
     }

@@ -4,10 +4,11 @@
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
 use super::dot::{BLOCK_STEPS, dot_step};
-use super::group::{Fetch, GroupRows};
+use super::group::GroupRows;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES};
 use crate::kernels::bf12::avx2::Decoder;
+use crate::kernels::fetch::Fetch;
 use crate::kernels::tiles::TILE_ROWS;
 use std::arch::x86_64::*;
 

@@ -4,12 +4,13 @@
 #![allow(unsafe_code, reason = "intrinsics on raw pointers")]
 
 use super::dot::{BLOCK_STEPS, dot_step};
-use super::group::{BLOCK_LINES, Fetch, Group, GroupRows};
+use super::group::{Group, GroupRows};
 use super::panel::Bf16Panel;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES};
 use crate::kernels::bf12::avx512::Decoder;
-use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS};
+use crate::kernels::fetch::Fetch;
+use crate::kernels::tiles::TILE_ROWS;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -272,7 +273,7 @@ unsafe fn fill_for<M: Multiply>(panel: &Bf16Panel, blocks: &mut [u32]) {
                 let mut bytes = panel.bytes().for_kernels().as_ptr();
                 for (n_bf12, raw) in panel.stretches() {
                     for _ in 0..n_bf12 {
-                        out.put(decoder.step(bytes));
+                        out.put(decoder.step(bytes, None));
                         bytes = bytes.add(CODED_STEP_BYTES);
                     }
                     if raw {
@@ -368,9 +369,6 @@ impl<'b, M: Multiply> Arranged<'b, M> {
     }
 }
 
-/// Cache lines of a block of bf12 steps.
-const CODED_BLOCK_LINES: usize = BLOCK_STEPS * CODED_STEP_BYTES / CACHE_LINE;
-
 /// Rows of [`few_bf12`].
 pub const BF12_ROWS: usize = 3;
 
@@ -451,7 +449,6 @@ unsafe fn plain<M: Multiply, const N: usize, const ROWS: usize>(pairs: &[u32], m
     for block in pairs.chunks(BLOCK_STEPS * PANEL_ROWS) {
         for first in (0..PANEL_ROWS).step_by(16 * N) {
             let weights = PlainSteps { steps: block.as_chunks::<PANEL_ROWS>().0, first };
-            let mut fetch = || fetch.lines(BLOCK_LINES / BLOCK_STEPS * 16 * N / PANEL_ROWS);
             // SAFETY: `# Safety`.
             unsafe { Chains::<M, N, ROWS>::run(rows, &weights, &mut fetch, first) };
         }
@@ -472,7 +469,7 @@ unsafe fn bf12<M: Multiply, const ROWS: usize>(panel: &Bf12Panel, mut fetch: Fet
         let decoder = Decoder::new(panel.exponents());
         for block in steps.chunks(BLOCK_STEPS) {
             let weights = CodedSteps { steps: block, decoder: &decoder };
-            Chains::<M, REGISTERS, ROWS>::run(rows, &weights, || fetch.lines(CODED_BLOCK_LINES / BLOCK_STEPS), 0);
+            Chains::<M, REGISTERS, ROWS>::run(rows, &weights, &mut fetch, 0);
             rows.next_block();
         }
     }
@@ -484,14 +481,15 @@ trait Steps<const N: usize> {
     /// Number of steps.
     fn n(&self) -> usize;
 
-    /// `N` registers of the pairs of step `k`.
+    /// `N` registers of the pairs of step `k`. Fetches as many cache lines as they take, one after each load: the loads
+    /// after a burst of requests would wait for it.
     ///
     /// # Safety
     /// The CPU must have AVX-512F and AVX-512BW.
     ///
     /// # Panics
     /// When there is no such step.
-    unsafe fn pairs(&self, k: usize) -> [__m512i; N];
+    unsafe fn pairs(&self, k: usize, fetch: &mut Fetch) -> [__m512i; N];
 }
 
 /// Plain steps, of which the pairs from `first` on are taken.
@@ -507,13 +505,14 @@ impl<const N: usize> Steps<N> for PlainSteps<'_> {
     }
 
     #[inline(always)]
-    unsafe fn pairs(&self, k: usize) -> [__m512i; N] {
+    unsafe fn pairs(&self, k: usize, fetch: &mut Fetch) -> [__m512i; N] {
         let pairs = &self.steps[k][self.first..][..16 * N];
         // SAFETY: 16 pairs are a register, cut above; `# Safety` demands the instructions.
         unsafe {
             let mut registers = [_mm512_setzero_si512(); N];
             for r in 0..N {
                 registers[r] = _mm512_loadu_si512(pairs.as_ptr().add(16 * r).cast());
+                fetch.lines(1);
             }
             registers
         }
@@ -533,9 +532,9 @@ impl Steps<REGISTERS> for CodedSteps<'_> {
     }
 
     #[inline(always)]
-    unsafe fn pairs(&self, k: usize) -> [__m512i; REGISTERS] {
+    unsafe fn pairs(&self, k: usize, fetch: &mut Fetch) -> [__m512i; REGISTERS] {
         // SAFETY: a coded step has `CODED_STEP_BYTES`; `# Safety` demands the instructions.
-        unsafe { self.decoder.step(self.steps[k].as_ptr()) }
+        unsafe { self.decoder.step(self.steps[k].as_ptr(), Some(fetch)) }
     }
 }
 
@@ -549,12 +548,12 @@ struct Chains<M, const N: usize, const ROWS: usize> {
 
 impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
     /// Both chains over the steps of a block, their sum, and that added to the outputs from `first` on. `weights` are
-    /// the pairs of a step; `between` is called at each step of a whole block.
+    /// the pairs of a step.
     ///
     /// # Safety
     /// The CPU must have the instructions of `M`.
     #[inline(always)]
-    unsafe fn run(rows: &mut GroupRows, weights: &impl Steps<N>, mut between: impl FnMut(), first: usize) {
+    unsafe fn run(rows: &mut GroupRows, weights: &impl Steps<N>, fetch: &mut Fetch, first: usize) {
         let n_steps = weights.n();
         assert!(rows.n_rows() == ROWS && n_steps <= BLOCK_STEPS);
         let mut x = [std::ptr::null(); ROWS];
@@ -567,20 +566,17 @@ impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
             let mut chains = Chains::<M, N, ROWS> { even: zeros, odd: zeros, x, multiply: PhantomData };
             if n_steps == BLOCK_STEPS {
                 for k in (0..BLOCK_STEPS).step_by(2) {
-                    between();
-                    let first = weights.pairs(k);
-                    between();
-                    let second = weights.pairs(k + 1);
+                    let (first, second) = (weights.pairs(k, fetch), weights.pairs(k + 1, fetch));
                     (0..parts::<M>()).for_each(|part| chains.step(first, second, k, part));
                 }
             } else {
                 for k in (0..n_steps).step_by(2) {
                     if k + 1 < n_steps {
-                        let (first, second) = (weights.pairs(k), weights.pairs(k + 1));
+                        let (first, second) = (weights.pairs(k, fetch), weights.pairs(k + 1, fetch));
                         (0..parts::<M>()).for_each(|part| chains.step(first, second, k, part));
                     } else {
                         // A step without a second one, with weights of +0.
-                        chains.step(weights.pairs(k), [_mm512_setzero_si512(); N], k, 0);
+                        chains.step(weights.pairs(k, fetch), [_mm512_setzero_si512(); N], k, 0);
                     }
                 }
             }

@@ -23,6 +23,7 @@ use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::Bf12Panel;
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::bf12;
+use crate::kernels::fetch::Fetch;
 use crate::kernels::grid::OutputBlock;
 use crate::kernels::isa::{Isa, Kind};
 #[cfg(target_arch = "x86_64")]
@@ -33,7 +34,7 @@ use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS, tile_rows};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::x86_64::amx;
 use dot::BLOCK_STEPS;
-use group::{Fetch, Group, GroupRows};
+use group::{Group, GroupRows};
 use std::cell::RefCell;
 use std::ops::Range;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
