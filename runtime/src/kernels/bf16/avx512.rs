@@ -287,17 +287,17 @@ unsafe fn fill_for<M: Multiply>(panel: &Bf16Panel, blocks: &mut [u32]) {
     }
 }
 
-/// The 64 pairs of a plain step.
+/// `N` registers of 16 words.
 ///
 /// # Safety
 /// They must be there, and the CPU must have AVX-512F.
 #[inline(always)]
-unsafe fn load(step: *const u8) -> [__m512i; REGISTERS] {
+unsafe fn load<const N: usize>(from: *const u8) -> [__m512i; N] {
     // SAFETY: `# Safety`.
     unsafe {
-        let mut w = [_mm512_setzero_si512(); REGISTERS];
-        for r in 0..REGISTERS {
-            w[r] = _mm512_loadu_si512(step.add(64 * r).cast());
+        let mut w = [_mm512_setzero_si512(); N];
+        for r in 0..N {
+            w[r] = _mm512_loadu_si512(from.add(64 * r).cast());
         }
         w
     }
@@ -669,13 +669,8 @@ unsafe fn tile<M: Multiply, const ROWS: usize>(group: &Group, rows: &mut GroupRo
         let mut w = group.blocks.as_ptr();
         while left > 0 {
             fetch.lines(group.lines);
-            // A whole block has a number of steps that the compiler knows.
-            if left >= BLOCK_STEPS {
-                add_block::<M, ROWS>(w, M::CHAIN_STEPS, x, sums, accumulate);
-            } else {
-                let n_steps = (left * M::CHAIN_STEPS).div_ceil(BLOCK_STEPS);
-                add_block::<M, ROWS>(w, n_steps, x, sums, accumulate);
-            }
+            let n_steps = (left.min(BLOCK_STEPS) * M::CHAIN_STEPS).div_ceil(BLOCK_STEPS);
+            add_block::<M, ROWS>(w, n_steps, x, sums, accumulate);
             accumulate = true;
             left = left.saturating_sub(BLOCK_STEPS);
             w = w.wrapping_add(block_words);
@@ -685,6 +680,10 @@ unsafe fn tile<M: Multiply, const ROWS: usize>(group: &Group, rows: &mut GroupRo
         }
     }
 }
+
+/// Registers of outputs whose two chains are computed side by side: with six rows they fill 24 of the 32 registers, so that
+/// no sum goes to memory in between.
+const SIDE_BY_SIDE: usize = 2;
 
 /// One block: both chains, of `n_steps` steps each, their sum, and that added to the outputs.
 ///
@@ -700,40 +699,28 @@ unsafe fn add_block<M: Multiply, const ROWS: usize>(
 ) {
     // SAFETY: `# Safety`.
     unsafe {
-        let even = chain::<M, ROWS>(w, n_steps, x);
-        let odd = chain::<M, ROWS>(w.add(M::CHAIN_STEPS * PANEL_ROWS), n_steps, x.map(|x| x.add(M::CHAIN_STEPS)));
-        for t in 0..ROWS {
-            for r in 0..REGISTERS {
-                let sum = sums[t].add(16 * r);
-                let before = if accumulate { _mm512_loadu_ps(sum) } else { _mm512_setzero_ps() };
-                _mm512_storeu_ps(sum, M::add(before, M::add(even[t][r], odd[t][r])));
+        for first in (0..PANEL_ROWS).step_by(16 * SIDE_BY_SIDE) {
+            let zeros = [[_mm512_setzero_ps(); SIDE_BY_SIDE]; ROWS];
+            let (mut even, mut odd) = (zeros, zeros);
+            for k in 0..n_steps {
+                let evens = load::<SIDE_BY_SIDE>(w.add(k * PANEL_ROWS + first).cast());
+                let odds = load::<SIDE_BY_SIDE>(w.add((M::CHAIN_STEPS + k) * PANEL_ROWS + first).cast());
+                for t in 0..ROWS {
+                    let x_even = _mm512_set1_epi32(x[t].add(k).cast::<i32>().read());
+                    let x_odd = _mm512_set1_epi32(x[t].add(M::CHAIN_STEPS + k).cast::<i32>().read());
+                    for r in 0..SIDE_BY_SIDE {
+                        even[t][r] = M::mul_add(even[t][r], evens[r], x_even);
+                        odd[t][r] = M::mul_add(odd[t][r], odds[r], x_odd);
+                    }
+                }
             }
-        }
-    }
-}
-
-/// The sums of the products of one part.
-///
-/// # Safety
-/// As [`add_block`].
-#[inline(always)]
-unsafe fn chain<M: Multiply, const ROWS: usize>(
-    w: *const u32,
-    n_steps: usize,
-    x: [*const u32; ROWS],
-) -> [[__m512; REGISTERS]; ROWS] {
-    // SAFETY: `# Safety`.
-    unsafe {
-        let mut acc = [[_mm512_setzero_ps(); REGISTERS]; ROWS];
-        for k in 0..n_steps {
-            let weights = load(w.add(k * PANEL_ROWS).cast());
             for t in 0..ROWS {
-                let x = _mm512_set1_epi32(x[t].add(k).cast::<i32>().read());
-                for r in 0..REGISTERS {
-                    acc[t][r] = M::mul_add(acc[t][r], weights[r], x);
+                for r in 0..SIDE_BY_SIDE {
+                    let sum = sums[t].add(first + 16 * r);
+                    let before = if accumulate { _mm512_loadu_ps(sum) } else { _mm512_setzero_ps() };
+                    _mm512_storeu_ps(sum, M::add(before, M::add(even[t][r], odd[t][r])));
                 }
             }
         }
-        acc
     }
 }

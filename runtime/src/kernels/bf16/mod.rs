@@ -51,16 +51,28 @@ const _: () = assert!(TURN_BLOCKS <= GROUP_BLOCKS);
 /// Lines of the blocks of a group where they are largest: two chains of f32.
 const SCRATCH_LINES: usize = GROUP_BLOCKS * 2 * BLOCK_STEPS * PANEL_ROWS * size_of::<u32>() / CACHE_LINE;
 
-/// A cache line of the scratch.
+/// Rows that a pass over the groups of a panel covers: their outputs stay in the L2 cache.
+const PASS_ROWS: usize = 96 * TILE_ROWS;
+
+/// A cache line of a scratch.
 #[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C, align(64))]
 struct Line([u32; CACHE_LINE / 4]);
 
-thread_local! {
-    /// The scratch of this thread: the blocks of a group, 32 KiB. It is there from the beginning, because a thread may
-    /// take its first item at any token.
-    static SCRATCH: RefCell<[Line; SCRATCH_LINES]> = const { RefCell::new([const { Line([0; CACHE_LINE / 4]) }; SCRATCH_LINES]) };
+impl Line {
+    const ZEROS: Line = Line([0; CACHE_LINE / 4]);
 }
+
+// The scratch of a thread is there from the beginning, because a thread may take its first item at any token.
+thread_local! {
+    /// The blocks of a group, 32 KiB.
+    static SCRATCH: RefCell<[Line; SCRATCH_LINES]> = const { RefCell::new([const { Line::ZEROS }; SCRATCH_LINES]) };
+    /// The outputs of a pass, 144 KiB, row after row: in the matrix, the same columns of many rows are in few sets of the
+    /// cache.
+    static SUMS: RefCell<[Line; SUMS_LINES]> = const { RefCell::new([const { Line::ZEROS }; SUMS_LINES]) };
+}
+
+const SUMS_LINES: usize = PASS_ROWS * PANEL_ROWS * size_of::<f32>() / CACHE_LINE;
 
 impl Isa {
     /// How this instruction set takes activations.
@@ -211,7 +223,7 @@ impl Isa {
         (turn.split_at(whole).0, form)
     }
 
-    /// Groups of blocks of one panel, each for all rows, tile by tile. The tiles fetch the next group meanwhile.
+    /// Groups of blocks of one panel, each for the rows of a pass, tile by tile. The tiles fetch the next group meanwhile.
     fn by_groups(
         self,
         panel: Bf16Panel,
@@ -220,7 +232,31 @@ impl Isa {
         no_subnormals: bool,
         scratch: &mut [u32],
     ) {
-        let (columns, tile_rows) = (out.columns(), tile_rows(x.rows));
+        let columns = out.columns();
+        let pass_rows = x.rows.div_ceil(x.rows.div_ceil(PASS_ROWS));
+        SUMS.with_borrow_mut(|sums| {
+            let sums = <[f32]>::mut_from_bytes(sums.as_mut_slice().as_mut_bytes()).expect("aligned");
+            for first_row in (0..x.rows).step_by(pass_rows) {
+                let rows = first_row..x.rows.min(first_row + pass_rows);
+                let sums = &mut sums[..rows.len() * PANEL_ROWS];
+                self.pass_by_groups(panel, &x.part(rows.clone()), sums, no_subnormals, scratch);
+                for (row, sums) in rows.zip(sums.chunks_exact(PANEL_ROWS)) {
+                    out.row(row).copy_from_slice(&sums[..columns]);
+                }
+            }
+        });
+    }
+
+    /// The products of one panel with the rows of a pass, to `sums`, 64 for each row.
+    fn pass_by_groups(
+        self,
+        panel: Bf16Panel,
+        x: &Bf16Rows,
+        sums: &mut [f32],
+        no_subnormals: bool,
+        scratch: &mut [u32],
+    ) {
+        let tile_rows = tile_rows(x.rows);
         let (n_steps, mut rest) = (panel.n_steps(), panel);
         for first_step in (0..n_steps).step_by(GROUP_BLOCKS * BLOCK_STEPS) {
             let (part, after) = rest.split_at((GROUP_BLOCKS * BLOCK_STEPS).min(n_steps - first_step));
@@ -232,14 +268,13 @@ impl Isa {
             let lines = part.n_steps() * part.step_bytes() / CACHE_LINE;
             let lines_of_tile = lines.div_ceil(x.rows.div_ceil(tile_rows));
             let lines_of_block = lines_of_tile.div_ceil(n_blocks);
-            for (tile, row) in (0..x.rows).step_by(tile_rows).enumerate() {
+            for (tile, sums) in sums.chunks_mut(tile_rows * PANEL_ROWS).enumerate() {
                 let before = lines.min(tile * lines_of_tile);
                 let from = after.begin().wrapping_add(before * CACHE_LINE);
                 let fetch = Fetch::new(from);
                 let group = Group { blocks, n_steps: part.n_steps(), fetch, lines: lines_of_block };
-                whole_panel(out.part(row..x.rows.min(row + tile_rows), 0..columns), |sums| {
-                    self.multiply(&group, GroupRows::new(*x, row, first_step, sums), no_subnormals);
-                });
+                let sums = OutputBlock::whole(sums, PANEL_ROWS);
+                self.multiply(&group, GroupRows::new(*x, tile * tile_rows, first_step, sums), no_subnormals);
             }
         }
     }
