@@ -75,7 +75,7 @@ impl Isa {
     }
 
     /// Bytes fetched ahead of an f32 panel that is read once, in one go. It is read in order, which processors see by
-    /// themselves; fetching far ahead costs a fifth of the rate on Zen 3, and a twelfth on an Intel Xeon with AMX.
+    /// themselves; fetching far ahead costs a fifth of the rate on Zen 3 and less on an Intel Xeon with AMX.
     pub(super) fn f32_ahead_bytes(self) -> usize {
         self.1.ahead_bytes / 4
     }

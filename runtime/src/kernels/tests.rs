@@ -139,6 +139,26 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
 }
 
 #[test]
+fn more_rows_than_a_pass_equal_the_oracle() {
+    let mut random = Random(0x0bad_cafe_1234);
+    let (steps, columns) = (16 * 5 + 3, 61);
+    let panel = random.pairs(steps * 64, 110..135);
+    for rows in [575, 576, 577, 1153] {
+        let x = random.bf16s(rows * 2 * steps, 110..135);
+        let product = |isa: Isa| {
+            let mut out = vec![f32::NAN; rows * columns];
+            let mut block = OutputBlock::whole(&mut out, columns);
+            product_bf16(isa, &[Bf16Panel::Plain(&panel)], &x, &mut block, true);
+            out
+        };
+        let expected = product(scalar());
+        for isa in fused() {
+            assert!(bits(&product(isa)) == bits(&expected), "{isa:?} {rows}");
+        }
+    }
+}
+
+#[test]
 fn zeros_keep_their_signs_in_blocks_of_every_length() {
     let mut random = Random(0x005e_ed0f_2e05);
     // Zeros, numbers whose products are flushed to zeros of their sign, and sums that cancel.

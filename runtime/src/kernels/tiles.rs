@@ -113,8 +113,8 @@ impl Ahead {
     }
 }
 
-/// Fetches a cache line into the L2 cache. The compiler moves no load across it: it would gather the requests, and the
-/// loads after a burst of them wait for it.
+/// Fetches a cache line into the L2 cache. It is assembly without `nomem` and `readonly`, so that the compiler moves no load
+/// across it: it would gather the requests, and the loads after a burst of them wait for it.
 #[inline(always)]
 pub fn prefetch(line: *const i8) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -126,7 +126,7 @@ pub fn prefetch(line: *const i8) {
     let _no_hint_here = line;
 }
 
-/// As [`prefetch`], into the L1 cache.
+/// As [`prefetch`], into the L1 cache; the compiler may move loads across it.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 pub fn prefetch_near(line: *const i8) {

@@ -28,6 +28,7 @@ impl Isa {
     /// As [`Isa::decode`]. AVX-512 fetches meanwhile as many cache lines as the panel has.
     pub(super) fn decode_and_fetch(self, panel: &Bf12Panel, out: &mut [u32], mut fetch: Option<Fetch>) {
         assert_eq!(out.len(), panel.n_steps() * PANEL_ROWS);
+        debug_assert!(fetch.is_none() || self.suits_bf12());
         let (mut bytes, mut out) = (panel.bytes().for_kernels(), out);
         for (coded, raw) in panel.stretches() {
             let (stretch, rest) = bytes.split_at(coded * CODED_STEP_BYTES);

@@ -481,8 +481,8 @@ trait Steps<const N: usize> {
     /// Number of steps.
     fn n(&self) -> usize;
 
-    /// `N` registers of the pairs of step `k`. Fetches as many cache lines as they take, one after each load: the loads
-    /// after a burst of requests would wait for it.
+    /// `N` registers of the pairs of step `k`. Fetches as many cache lines as they take, a few at a time: the loads after a
+    /// burst of requests would wait for it.
     ///
     /// # Safety
     /// The CPU must have AVX-512F and AVX-512BW.

@@ -303,8 +303,9 @@ impl Isa {
         };
         // The lines of several rows, and those that AVX2 decodes, take longer: the memory is less in a hurry, and bursts
         // can be longer.
-        let is_slow = x.rows > 1 || self.0 == Kind::Avx2 && matches!(stored, Bf16Panel::Bf12(_));
-        let ahead_bytes = self.1.ahead_bytes.saturating_mul(if is_slow { 2 } else { 1 });
+        let is_bf12 = matches!(stored, Bf16Panel::Bf12(_));
+        let is_far = x.rows > 1 || is_bf12 && (self.0 == Kind::Avx2 || Streaming::bf12_is_far());
+        let ahead_bytes = self.1.ahead_bytes.saturating_mul(if is_far { 2 } else { 1 });
         let (from, bytes) = (stored.begin().wrapping_add(ahead_bytes), stored.n_steps() * stored.step_bytes());
         let tile_rows = tile_rows(x.rows);
         let n_tiles = x.rows.div_ceil(tile_rows);

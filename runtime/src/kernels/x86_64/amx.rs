@@ -183,7 +183,7 @@ impl Tiles {
 
     /// Adds to the sums of a strip: `x` are the tiles of its rows, `weights` some steps of a panel, `[steps][64]`. What
     /// is `ahead` bytes after them is fetched into the L2 cache, unless that is 0: the lines of a tile at a time, in the
-    /// order in which tiles load them, which the memory delivers a tenth faster than in the order of the addresses.
+    /// order in which tiles load them, which the memory delivers faster than in the order of the addresses.
     ///
     /// # Panics
     /// When the shapes do not fit.
