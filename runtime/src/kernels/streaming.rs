@@ -26,7 +26,7 @@ impl Streaming {
             return Streaming { panels: 1, ahead_bytes: 8192 };
         }
         // Zen 3, one row of bf16: 2 and 3 KiB are the fastest, each in some runs, and a tenth faster than 1 and 4 KiB.
-        // Zen 4: 1 to 3 KiB are about as fast, and 8 KiB a quarter slower.
+        // Zen 4: 1 to 3 KiB are about as fast, and 8 KiB an eighth to a quarter slower.
         Streaming { panels: 1, ahead_bytes: 3072 }
     }
 
