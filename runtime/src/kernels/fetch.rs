@@ -18,6 +18,11 @@ impl Fetch {
         Fetch { from, step: CACHE_LINE }
     }
 
+    /// The lines of `bytes` bytes from `from` on with `n` requests, at least as many as lines.
+    pub fn in_requests(from: *const i8, bytes: usize, n: usize) -> Fetch {
+        Fetch { from, step: bytes.div_ceil(n) }
+    }
+
     /// The part of tile `tile` of `n_tiles` tiles which fetch the lines of `bytes` bytes from `from` on, each with at
     /// least `bytes` / [`CACHE_LINE`] requests.
     pub fn of_tile(from: *const i8, bytes: usize, tile: usize, n_tiles: usize) -> Fetch {

@@ -53,7 +53,7 @@ fn scalar() -> Isa {
 /// [`Isa::product_bf16`] with activations that are rounded for it; rows as long as the panels are wide.
 fn product_bf16(isa: Isa, panels: &[Bf16Panel], x: &[f32], out: &mut OutputBlock, no_subnormals: bool) {
     let (rows, columns, arrangement) = (out.rows(), 2 * panels[0].n_steps(), isa.arrangement());
-    let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
+    let (group_rows, row_words) = (arrangement.group_rows(rows), arrangement.row_words(columns));
     // What is not written must not matter.
     let mut words = vec![0x7fc1_7fc1; rows * row_words];
     let mut min_magnitude = u32::MAX;
@@ -62,7 +62,7 @@ fn product_bf16(isa: Isa, panels: &[Bf16Panel], x: &[f32], out: &mut OutputBlock
             min_magnitude = min_magnitude.min(isa.run(RoundGroup { x, columns, arrangement, words }));
         }
     }
-    let x = Bf16Rows { words: &words, rows, columns, arrangement, min_magnitude };
+    let x = Bf16Rows::new(&words, rows, columns, arrangement, min_magnitude);
     isa.product_bf16(panels, &x, out, no_subnormals);
 }
 

@@ -278,7 +278,7 @@ mod tests {
             if width == 64 {
                 let words = &x_pairs[..rows * 3];
                 let arrangement = isa.arrangement();
-                let x = Bf16Rows { words, rows, columns: 6, arrangement, min_magnitude: 0x3f80_0000 };
+                let x = Bf16Rows::new(words, rows, 6, arrangement, 0x3f80_0000);
                 isa.product_bf16(&[Bf16Panel::Plain(&pairs)], &x, &mut part, true);
             }
             let expected = if width == 64 { 6.0 } else { 3.0 };

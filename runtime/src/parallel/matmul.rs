@@ -276,7 +276,7 @@ impl<'a> Converted<'a> {
                     let arrangement = isa.arrangement();
                     let row = arrangement.row_words(columns);
                     let words = &words[rows.start * row..rows.end * row];
-                    Input::Bf16(Bf16Rows { words, rows: n_rows, columns, arrangement, min_magnitude }, isa)
+                    Input::Bf16(Bf16Rows::new(words, n_rows, columns, arrangement, min_magnitude), isa)
                 }
                 None => unreachable!("the conversions of all matrices were asked for"),
             },
@@ -328,10 +328,10 @@ fn to_bf16<'a>(
     let has_room = |isa: &Isa| rows * isa.arrangement().row_words(columns) <= room;
     let isa = Some(backend.isa_of(ranges.map_or(rows, longest))).filter(has_room).unwrap_or(backend.isa);
     let arrangement = isa.arrangement();
-    let (group_rows, row_words) = (arrangement.group_rows(), arrangement.row_words(columns));
+    let row_words = arrangement.row_words(columns);
     let words = aligned(words, rows * row_words);
     let min_magnitude = AtomicU32::new(u32::MAX);
-    let round = |first: usize, words: &mut [u32]| {
+    let round = |first: usize, words: &mut [u32], group_rows: usize| {
         let x = &x[first * columns..][..words.len() / row_words * columns];
         let groups = x.chunks(group_rows * columns).zip(words.chunks_mut(group_rows * row_words));
         for (x, words) in groups {
@@ -340,8 +340,14 @@ fn to_bf16<'a>(
         }
     };
     match ranges {
-        None => team.for_row_groups(words, row_words, group_rows, round),
-        Some(ranges) => team.for_row_ranges(words, row_words, ranges, round),
+        None => {
+            let group_rows = arrangement.group_rows(rows);
+            team.for_row_groups(words, row_words, group_rows, |first, words| round(first, words, group_rows));
+        }
+        Some(ranges) => team.for_row_ranges(words, row_words, ranges, |first, words| {
+            let group_rows = arrangement.group_rows(words.len() / row_words);
+            round(first, words, group_rows);
+        }),
     }
     Rounded::Words(words, isa, min_magnitude.into_inner())
 }

@@ -78,7 +78,7 @@ pub fn products_bf16(calls: &mut Calls, _: &Path) {
                     let mut block = OutputBlock::whole(&mut out, out_width);
                     let mut out = block.part(0..rows, 0..out_columns);
                     let (panel, arrangement) = (Bf16Panel::Plain(&numbers[..panel]), isa.arrangement());
-                    let x = Bf16Rows { words: &numbers[..x], rows, columns, arrangement, min_magnitude: 0 };
+                    let x = Bf16Rows::new(&numbers[..x], rows, columns, arrangement, 0);
                     isa.product_bf16(&[panel], &x, &mut out, no_subnormals);
                 });
             }
@@ -190,7 +190,7 @@ pub fn bf12(calls: &mut Calls, _: &Path) {
                                 let panel = Bf16Panel::Bf12(panels.panel(panel));
                                 let arrangement = isa.arrangement();
                                 let words = &x[..40.min(x.len())];
-                                let x = Bf16Rows { words, rows, columns, arrangement, min_magnitude: 0 };
+                                let x = Bf16Rows::new(words, rows, columns, arrangement, 0);
                                 isa.product_bf16(&[panel], &x, &mut out, true);
                             });
                         }

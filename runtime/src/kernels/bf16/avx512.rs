@@ -6,11 +6,12 @@
 use super::dot::{BLOCK_STEPS, dot_step};
 use super::group::{Group, GroupRows};
 use super::panel::Bf16Panel;
+use super::rows::Bf16Rows;
 use crate::format::PANEL_ROWS;
 use crate::format::encodings::bf12::{Bf12Panel, CODED_STEP_BYTES, RAW_STEP_BYTES};
 use crate::kernels::bf12::avx512::Decoder;
 use crate::kernels::fetch::Fetch;
-use crate::kernels::tiles::TILE_ROWS;
+use crate::kernels::tiles::{CACHE_LINE, TILE_ROWS};
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
@@ -41,11 +42,11 @@ trait Multiply {
     /// The CPU must have AVX-512F.
     unsafe fn add(a: __m512, b: __m512) -> __m512;
 
-    /// [`tile`] with the instructions.
+    /// [`tiles`] with the instructions.
     ///
     /// # Safety
-    /// As [`tile`], and the CPU must have the instructions.
-    unsafe fn tile<const ROWS: usize>(group: &Group, rows: &mut GroupRows);
+    /// As [`tiles`], and the CPU must have the instructions.
+    unsafe fn tiles<const ROWS: usize>(group: &Group, requests: &mut Requests, on: Tiles);
 
     /// [`plain`] with the instructions.
     ///
@@ -110,9 +111,9 @@ impl<const FLUSH: bool> Multiply for Fma<FLUSH> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
-    unsafe fn tile<const ROWS: usize>(group: &Group, rows: &mut GroupRows) {
+    unsafe fn tiles<const ROWS: usize>(group: &Group, requests: &mut Requests, on: Tiles) {
         // SAFETY: `# Safety`, and the attribute enables the features.
-        unsafe { tile::<Self, ROWS>(group, rows) }
+        unsafe { tiles::<Self, ROWS>(group, requests, on) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw")]
@@ -162,9 +163,9 @@ impl<const FLUSH: bool> Multiply for Dot<FLUSH> {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-    unsafe fn tile<const ROWS: usize>(group: &Group, rows: &mut GroupRows) {
+    unsafe fn tiles<const ROWS: usize>(group: &Group, requests: &mut Requests, on: Tiles) {
         // SAFETY: `# Safety`, and the attribute enables the features.
-        unsafe { tile::<Self, ROWS>(group, rows) }
+        unsafe { tiles::<Self, ROWS>(group, requests, on) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
@@ -614,68 +615,125 @@ impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
     }
 }
 
-/// Adds the products of a group of blocks with rows of activations to their outputs.
+/// Adds the products of a group of blocks, from step `first_step` of a panel on, with rows of activations to their sums,
+/// `[rows][64]`; the sums of the first group begin with +0.
 ///
 /// # Safety
 /// The CPU must have AVX-512F and AVX-512BW, and for [`By::Dot`] AVX512-BF16.
-pub unsafe fn multiply(by: By, group: &Group, rows: &mut GroupRows) {
+pub unsafe fn multiply(by: By, group: &Group, x: &Bf16Rows, first_step: usize, sums: &mut [f32]) {
     assert!(group.blocks.len() == group.n_blocks() * by.block_words());
     // SAFETY: `# Safety`.
     unsafe {
         match by {
-            By::Fma { no_subnormals: true } => by_rows::<Fma<false>>(group, rows),
-            By::Fma { no_subnormals: false } => by_rows::<Fma<true>>(group, rows),
-            By::Dot { no_subnormals: true } => by_rows::<Dot<false>>(group, rows),
-            By::Dot { no_subnormals: false } => by_rows::<Dot<true>>(group, rows),
+            By::Fma { no_subnormals: true } => by_tiles::<Fma<false>>(group, x, first_step, sums),
+            By::Fma { no_subnormals: false } => by_tiles::<Fma<true>>(group, x, first_step, sums),
+            By::Dot { no_subnormals: true } => by_tiles::<Dot<false>>(group, x, first_step, sums),
+            By::Dot { no_subnormals: false } => by_tiles::<Dot<true>>(group, x, first_step, sums),
         }
+    }
+}
+
+/// Tiles of equally many rows, one after the other.
+struct Tiles {
+    /// The activations of the first tile from the first block on.
+    x: *const u32,
+    /// Words from one tile to the next.
+    x_stride: usize,
+    /// The sums of the first row.
+    sums: *mut f32,
+    /// Number of tiles.
+    n: usize,
+    /// Whether the sums begin with what is there, or with +0.
+    accumulate: bool,
+}
+
+/// How the lines of the next group are requested: few at a time, because loads wait for a burst of requests.
+struct Requests {
+    fetch: Fetch,
+    /// Before each block of a tile.
+    of_block: usize,
+    /// With each step of a block and half of its outputs.
+    of_step: usize,
+}
+
+/// Most requests with a step: those of the fewest tiles, two, with plain weights.
+const MOST_OF_STEP: usize = 2;
+
+impl Requests {
+    /// For a group that is multiplied with `n_tiles` tiles.
+    fn new<M: Multiply>(group: &Group, n_tiles: usize) -> Requests {
+        let lines = group.next_bytes.div_ceil(CACHE_LINE);
+        let blocks = n_tiles * group.n_blocks();
+        let steps = blocks * M::CHAIN_STEPS * (REGISTERS / SIDE_BY_SIDE);
+        let of_step = (lines / steps).min(MOST_OF_STEP);
+        let of_block = (lines - steps * of_step).div_ceil(blocks);
+        let fetch = Fetch::in_requests(group.next, group.next_bytes, steps * of_step + blocks * of_block);
+        Requests { fetch, of_block, of_step }
     }
 }
 
 /// # Safety
-/// As [`Multiply::tile`].
-unsafe fn by_rows<M: Multiply>(group: &Group, rows: &mut GroupRows) {
-    // SAFETY: `# Safety`.
-    unsafe {
-        match rows.n_rows() {
-            1 => M::tile::<1>(group, rows),
-            2 => M::tile::<2>(group, rows),
-            3 => M::tile::<3>(group, rows),
-            4 => M::tile::<4>(group, rows),
-            5 => M::tile::<5>(group, rows),
-            TILE_ROWS => M::tile::<TILE_ROWS>(group, rows),
-            _ => unreachable!("tiles have 1 to {TILE_ROWS} rows"),
+/// The CPU must have the instructions of `M`, and the group the words of `M` for each of its blocks.
+unsafe fn by_tiles<M: Multiply>(group: &Group, x: &Bf16Rows, first_step: usize, sums: &mut [f32]) {
+    let (first_block, row_words) = (first_step / BLOCK_STEPS, x.arrangement.row_words(x.columns));
+    assert!((first_block + group.n_blocks()) * 2 * M::CHAIN_STEPS <= row_words);
+    assert!(x.words.len() == x.rows * row_words && sums.len() == x.rows * PANEL_ROWS);
+    let tile_rows = x.group_rows();
+    let (n_whole, rest) = (x.rows / tile_rows, x.rows % tile_rows);
+    let mut requests = Requests::new::<M>(group, n_whole + rest.min(1));
+    for (first, rows, n) in [(0, tile_rows, n_whole), (n_whole * tile_rows, rest, rest.min(1))] {
+        let tiles = Tiles {
+            x: x.words[first * row_words..][first_block * rows * 2 * M::CHAIN_STEPS..].as_ptr(),
+            x_stride: rows * row_words,
+            sums: sums[first * PANEL_ROWS..].as_mut_ptr(),
+            n,
+            accumulate: first_step > 0,
+        };
+        // SAFETY: `# Safety`. The assertions show the activations of the blocks and the sums of each row.
+        unsafe {
+            match rows {
+                0 => {}
+                1 => M::tiles::<1>(group, &mut requests, tiles),
+                2 => M::tiles::<2>(group, &mut requests, tiles),
+                3 => M::tiles::<3>(group, &mut requests, tiles),
+                4 => M::tiles::<4>(group, &mut requests, tiles),
+                5 => M::tiles::<5>(group, &mut requests, tiles),
+                TILE_ROWS => M::tiles::<TILE_ROWS>(group, &mut requests, tiles),
+                _ => unreachable!("tiles have at most {TILE_ROWS} rows"),
+            }
         }
     }
 }
 
-/// The microkernel: `ROWS` rows of 64 outputs, block by block. Inlined into [`Multiply::tile`], which enables the
-/// features.
+/// The microkernel: tiles of `ROWS` rows of 64 outputs, block by block. Inlined into [`Multiply::tiles`], which enables
+/// the features.
 ///
 /// # Safety
-/// The CPU must have the features of `M::tile`, and the group the words of `M` for each of its blocks.
+/// The CPU must have the features of `M::tiles`, the group the words of `M` for each of its blocks, and the tiles
+/// activations of these blocks and sums for `ROWS` rows each.
 #[inline(always)]
-unsafe fn tile<M: Multiply, const ROWS: usize>(group: &Group, rows: &mut GroupRows) {
-    assert!(rows.n_rows() == ROWS);
+unsafe fn tiles<M: Multiply, const ROWS: usize>(group: &Group, requests: &mut Requests, tiles: Tiles) {
     let block_words = 2 * M::CHAIN_STEPS * PANEL_ROWS;
-    let mut x = [std::ptr::null::<u32>(); ROWS];
-    let mut sums = [std::ptr::null_mut::<f32>(); ROWS];
-    for t in 0..ROWS {
-        x[t] = rows.x(t)[..group.n_blocks() * 2 * M::CHAIN_STEPS].as_ptr();
-        sums[t] = rows.sums(t)[..PANEL_ROWS].as_mut_ptr();
-    }
-    let (mut fetch, mut left, mut accumulate) = (group.fetch, group.n_steps, rows.accumulate());
-    // SAFETY: `# Safety` demands the blocks. The slices above have the activations of these blocks, and the outputs.
-    unsafe {
-        let mut w = group.blocks.as_ptr();
-        while left > 0 {
-            fetch.lines(group.lines);
-            let n_steps = (left.min(BLOCK_STEPS) * M::CHAIN_STEPS).div_ceil(BLOCK_STEPS);
-            add_block::<M, ROWS>(w, n_steps, x, sums, accumulate);
-            accumulate = true;
-            left = left.saturating_sub(BLOCK_STEPS);
-            w = w.wrapping_add(block_words);
-            for t in 0..ROWS {
-                x[t] = x[t].wrapping_add(2 * M::CHAIN_STEPS);
+    for tile in 0..tiles.n {
+        // SAFETY: `# Safety`.
+        unsafe {
+            let mut x = tiles.x.add(tile * tiles.x_stride);
+            let sums = tiles.sums.add(tile * ROWS * PANEL_ROWS);
+            let mut w = group.blocks.as_ptr();
+            let (mut left, mut accumulate) = (group.n_steps, tiles.accumulate);
+            while left > 0 {
+                let n_steps = (left.min(BLOCK_STEPS) * M::CHAIN_STEPS).div_ceil(BLOCK_STEPS);
+                requests.fetch.lines(requests.of_block);
+                let fetch = &mut requests.fetch;
+                match requests.of_step {
+                    0 => add_block::<M, ROWS, 0>(w, n_steps, x, sums, accumulate, fetch),
+                    1 => add_block::<M, ROWS, 1>(w, n_steps, x, sums, accumulate, fetch),
+                    _ => add_block::<M, ROWS, MOST_OF_STEP>(w, n_steps, x, sums, accumulate, fetch),
+                }
+                accumulate = true;
+                left = left.saturating_sub(BLOCK_STEPS);
+                w = w.wrapping_add(block_words);
+                x = x.wrapping_add(ROWS * 2 * M::CHAIN_STEPS);
             }
         }
     }
@@ -685,17 +743,19 @@ unsafe fn tile<M: Multiply, const ROWS: usize>(group: &Group, rows: &mut GroupRo
 /// no sum goes to memory in between.
 const SIDE_BY_SIDE: usize = 2;
 
-/// One block: both chains, of `n_steps` steps each, their sum, and that added to the outputs.
+/// One block: both chains, of `n_steps` steps each, their sum, and that added to the outputs. Fetches `LINES` lines with
+/// each step.
 ///
 /// # Safety
-/// As [`tile`]: weights of the block, activations of each row, and outputs must be there.
+/// As [`tiles`]: weights of the block, activations of each row, and outputs must be there.
 #[inline(always)]
-unsafe fn add_block<M: Multiply, const ROWS: usize>(
+unsafe fn add_block<M: Multiply, const ROWS: usize, const LINES: usize>(
     w: *const u32,
     n_steps: usize,
-    x: [*const u32; ROWS],
-    sums: [*mut f32; ROWS],
+    x: *const u32,
+    sums: *mut f32,
     accumulate: bool,
+    fetch: &mut Fetch,
 ) {
     // SAFETY: `# Safety`.
     unsafe {
@@ -703,11 +763,12 @@ unsafe fn add_block<M: Multiply, const ROWS: usize>(
             let zeros = [[_mm512_setzero_ps(); SIDE_BY_SIDE]; ROWS];
             let (mut even, mut odd) = (zeros, zeros);
             for k in 0..n_steps {
+                fetch.lines(LINES);
                 let evens = load::<SIDE_BY_SIDE>(w.add(k * PANEL_ROWS + first).cast());
                 let odds = load::<SIDE_BY_SIDE>(w.add((M::CHAIN_STEPS + k) * PANEL_ROWS + first).cast());
                 for t in 0..ROWS {
-                    let x_even = _mm512_set1_epi32(x[t].add(k).cast::<i32>().read());
-                    let x_odd = _mm512_set1_epi32(x[t].add(M::CHAIN_STEPS + k).cast::<i32>().read());
+                    let x_even = _mm512_set1_epi32(x.add(t * 2 * M::CHAIN_STEPS + k).cast::<i32>().read());
+                    let x_odd = _mm512_set1_epi32(x.add((2 * t + 1) * M::CHAIN_STEPS + k).cast::<i32>().read());
                     for r in 0..SIDE_BY_SIDE {
                         even[t][r] = M::mul_add(even[t][r], evens[r], x_even);
                         odd[t][r] = M::mul_add(odd[t][r], odds[r], x_odd);
@@ -716,7 +777,7 @@ unsafe fn add_block<M: Multiply, const ROWS: usize>(
             }
             for t in 0..ROWS {
                 for r in 0..SIDE_BY_SIDE {
-                    let sum = sums[t].add(first + 16 * r);
+                    let sum = sums.add(t * PANEL_ROWS + first + 16 * r);
                     let before = if accumulate { _mm512_loadu_ps(sum) } else { _mm512_setzero_ps() };
                     _mm512_storeu_ps(sum, M::add(before, M::add(even[t][r], odd[t][r])));
                 }

@@ -3,7 +3,6 @@
 use super::dot::BLOCK_STEPS;
 use super::rows::Bf16Rows;
 use crate::format::PANEL_ROWS;
-use crate::kernels::fetch::Fetch;
 use crate::kernels::grid::OutputBlock;
 
 /// Weights of 64 outputs that are multiplied with several rows.
@@ -12,10 +11,10 @@ pub struct Group<'a> {
     pub blocks: &'a [u32],
     /// Steps in all blocks; only the last block may have fewer than the others.
     pub n_steps: usize,
-    /// What to fetch meanwhile.
-    pub fetch: Fetch,
-    /// Lines of that to fetch before each block.
-    pub lines: usize,
+    /// Where what to fetch meanwhile begins.
+    pub next: *const i8,
+    /// Bytes of that.
+    pub next_bytes: usize,
 }
 
 impl Group<'_> {
@@ -28,9 +27,8 @@ impl Group<'_> {
 /// Rows of activations, and their outputs of one panel.
 pub struct GroupRows<'r, 'out> {
     x: Bf16Rows<'r>,
-    /// The first of them, and the words of each.
+    /// The first of them.
     first_row: usize,
-    row_words: usize,
     /// Step of the panel at which the next block begins.
     first_step: usize,
     /// Whole rows of 64.
@@ -42,7 +40,7 @@ impl<'r, 'out> GroupRows<'r, 'out> {
     /// When the outputs have another width than a panel.
     pub fn new(x: Bf16Rows<'r>, first_row: usize, first_step: usize, sums: OutputBlock<'out>) -> Self {
         assert!(sums.columns() == PANEL_ROWS);
-        GroupRows { x, first_row, row_words: x.arrangement.row_words(x.columns), first_step, sums }
+        GroupRows { x, first_row, first_step, sums }
     }
 
     /// Number of rows.
@@ -53,8 +51,7 @@ impl<'r, 'out> GroupRows<'r, 'out> {
     /// The activations of row `t` from the next block on.
     #[inline(always)]
     pub fn x(&self, t: usize) -> &'r [u32] {
-        &self.x.words[(self.first_row + t) * self.row_words..][..self.row_words]
-            [self.x.arrangement.words_before(self.first_step)..]
+        self.x.block(self.first_row + t, self.first_step / BLOCK_STEPS)
     }
 
     /// Continues with the next block.

@@ -39,9 +39,9 @@ use std::cell::RefCell;
 use std::ops::Range;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Blocks of weights that a pass over many rows covers: they and the activations of a tile stay in the L1 cache, or
-/// close to it.
-const GROUP_BLOCKS: usize = 4;
+/// Blocks of weights that a pass over many rows covers: they stay in the L1 cache, or close to it, and are enough work for a
+/// tile beside what begins and ends it.
+const GROUP_BLOCKS: usize = 8;
 /// Blocks that are taken from one panel before it is the turn of the next, that meet all rows of several tiles, or that
 /// are decoded together.
 const TURN_BLOCKS: usize = 4;
@@ -65,7 +65,7 @@ impl Line {
 
 // The scratch of a thread is there from the beginning, because a thread may take its first item at any token.
 thread_local! {
-    /// The blocks of a group, 32 KiB.
+    /// The blocks of a group, at most 64 KiB.
     static SCRATCH: RefCell<[Line; SCRATCH_LINES]> = const { RefCell::new([const { Line::ZEROS }; SCRATCH_LINES]) };
     /// The outputs of a pass, 144 KiB, row after row: in the matrix, the same columns of many rows are in few sets of the
     /// cache.
@@ -233,7 +233,7 @@ impl Isa {
         scratch: &mut [u32],
     ) {
         let columns = out.columns();
-        let pass_rows = x.rows.div_ceil(x.rows.div_ceil(PASS_ROWS));
+        let pass_rows = x.rows.div_ceil(x.rows.div_ceil(PASS_ROWS)).next_multiple_of(x.group_rows());
         SUMS.with_borrow_mut(|sums| {
             let sums = <[f32]>::mut_from_bytes(sums.as_mut_slice().as_mut_bytes()).expect("aligned");
             for first_row in (0..x.rows).step_by(pass_rows) {
@@ -256,7 +256,6 @@ impl Isa {
         no_subnormals: bool,
         scratch: &mut [u32],
     ) {
-        let tile_rows = tile_rows(x.rows);
         let (n_steps, mut rest) = (panel.n_steps(), panel);
         for first_step in (0..n_steps).step_by(GROUP_BLOCKS * BLOCK_STEPS) {
             let (part, after) = rest.split_at((GROUP_BLOCKS * BLOCK_STEPS).min(n_steps - first_step));
@@ -265,17 +264,9 @@ impl Isa {
             let blocks = &mut scratch[..n_blocks * self.block_words()];
             self.fill(&part, blocks);
             // The group that follows, in this panel or the next, is about as long.
-            let lines = part.n_steps() * part.step_bytes() / CACHE_LINE;
-            let lines_of_tile = lines.div_ceil(x.rows.div_ceil(tile_rows));
-            let lines_of_block = lines_of_tile.div_ceil(n_blocks);
-            for (tile, sums) in sums.chunks_mut(tile_rows * PANEL_ROWS).enumerate() {
-                let before = lines.min(tile * lines_of_tile);
-                let from = after.begin().wrapping_add(before * CACHE_LINE);
-                let fetch = Fetch::new(from);
-                let group = Group { blocks, n_steps: part.n_steps(), fetch, lines: lines_of_block };
-                let sums = OutputBlock::whole(sums, PANEL_ROWS);
-                self.multiply(&group, GroupRows::new(*x, tile * tile_rows, first_step, sums), no_subnormals);
-            }
+            let (next, next_bytes) = (after.begin(), part.n_steps() * part.step_bytes());
+            let group = Group { blocks, n_steps: part.n_steps(), next, next_bytes };
+            self.multiply(&group, x, first_step, sums, no_subnormals);
         }
     }
 
@@ -386,13 +377,15 @@ impl Isa {
         }
     }
 
-    /// Multiplies a group of blocks with the rows of a tile.
-    fn multiply(self, group: &Group, mut rows: GroupRows, no_subnormals: bool) {
+    /// Adds the products of a group of blocks with all rows to `sums`.
+    fn multiply(self, group: &Group, x: &Bf16Rows, first_step: usize, sums: &mut [f32], no_subnormals: bool) {
         match self.0 {
             // SAFETY: `Isa::available` makes these kinds only where it found AVX-512F and AVX-512BW, and the first only
             // where it found AVX512-BF16; `Isa::by` yields `By::Dot` for that one alone.
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512 | Kind::Avx512Bf16 => unsafe { avx512::multiply(self.by(no_subnormals), group, &mut rows) },
+            Kind::Avx512 | Kind::Avx512Bf16 => unsafe {
+                avx512::multiply(self.by(no_subnormals), group, x, first_step, sums)
+            },
             _ => unreachable!("AVX2 and scalar products take panels as they are, the portable ones come from gemm"),
         }
     }

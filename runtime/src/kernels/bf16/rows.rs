@@ -2,6 +2,7 @@
 
 use super::dot::{BLOCK_COLUMNS, BLOCK_STEPS};
 use crate::kernels::lanes::{LANES, LaneOp};
+use crate::kernels::tiles::tile_rows;
 use std::ops::Range;
 
 /// Words after a row of [`Arrangement::Columns`].
@@ -15,22 +16,26 @@ pub enum Arrangement {
     /// f32 numbers in the order of the columns, and a cache line that is not used: rows of a tile would fall into the same
     /// sets of the L1 cache where their length is a power of two.
     Columns,
-    /// f32 numbers, block by block first the even and then the odd columns: `[blocks][2][16]`.
+    /// f32 numbers, of each block first the even and then the odd columns: `[groups][blocks][rows of the group][2][16]`.
+    /// The rows are in groups that are the tiles of the kernels, which so read on: of nearly equal height, the last with the
+    /// rows that are left.
     Floats,
-    /// Pairs of two even, then pairs of two odd columns, of each block: `[blocks][2][8]`. The bf16 dot product of
-    /// AVX-512 adds the high half first, so the column that comes first is there.
+    /// Pairs of two even, then pairs of two odd columns, of each block: `[groups][blocks][rows of the group][2][8]`, in
+    /// groups as those of [`Arrangement::Floats`]. The bf16 dot product of AVX-512 adds the high half first, so the
+    /// column that comes first is there.
     Halves,
-    /// Pairs, the rows in groups of 16, the last with the rows that are left, and in them block by block:
-    /// `[groups][blocks][rows of the group][16]`. Tiles of AMX.
+    /// Pairs, in groups of 16 rows, the last with the rows that are left: `[groups][blocks][rows of the group][16]`.
+    /// Tiles of AMX.
     Tiles,
 }
 
 impl Arrangement {
-    /// Rows that are stored together.
-    pub fn group_rows(self) -> usize {
+    /// Of `rows` rows, how many are stored together.
+    pub fn group_rows(self, rows: usize) -> usize {
         match self {
             Arrangement::Tiles => 16,
-            _ => 1,
+            Arrangement::Floats | Arrangement::Halves => tile_rows(rows.max(1)),
+            Arrangement::Pairs | Arrangement::Columns => 1,
         }
     }
 
@@ -45,11 +50,11 @@ impl Arrangement {
         }
     }
 
-    /// Words of the steps from the first to step `step`, which begins a block, of one row.
-    pub(crate) fn words_before(self, step: usize) -> usize {
+    /// Words of a block of one row.
+    pub(crate) fn block_words(self) -> usize {
         match self {
-            Arrangement::Columns | Arrangement::Floats => 2 * step,
-            Arrangement::Pairs | Arrangement::Halves | Arrangement::Tiles => step,
+            Arrangement::Columns | Arrangement::Floats => BLOCK_COLUMNS,
+            Arrangement::Pairs | Arrangement::Halves | Arrangement::Tiles => BLOCK_STEPS,
         }
     }
 }
@@ -67,25 +72,50 @@ pub struct Bf16Rows<'a> {
     pub arrangement: Arrangement,
     /// Bits of the smallest magnitude that is not zero, as f32; `u32::MAX` when all are zero.
     pub min_magnitude: u32,
+    group_rows: usize,
 }
 
 impl<'a> Bf16Rows<'a> {
+    /// Rows that [`RoundGroup`] has rounded, group after group.
+    pub fn new(words: &'a [u32], rows: usize, columns: usize, arrangement: Arrangement, min_magnitude: u32) -> Self {
+        let group_rows = arrangement.group_rows(rows);
+        Bf16Rows { words, rows, columns, arrangement, min_magnitude, group_rows }
+    }
+
+    /// Rows that are stored together; the last group has those that are left.
+    pub fn group_rows(&self) -> usize {
+        self.group_rows
+    }
+
     /// Some of the rows.
     ///
     /// # Panics
     /// When they are not all there, or do not begin with a group and end with one or with the last row.
     pub fn part(&self, rows: Range<usize>) -> Bf16Rows<'a> {
-        let group = self.arrangement.group_rows();
+        let group = self.group_rows;
         assert!(rows.start.is_multiple_of(group) && (rows.end.is_multiple_of(group) || rows.end == self.rows));
         let row = self.arrangement.row_words(self.columns);
         Bf16Rows { words: &self.words[rows.start * row..rows.end * row], rows: rows.len(), ..*self }
+    }
+
+    /// The words from block `block` of row `row` on: those of this block, and after them what follows in memory.
+    ///
+    /// # Panics
+    /// When there is no such row or block.
+    #[inline(always)]
+    pub fn block(&self, row: usize, block: usize) -> &'a [u32] {
+        let (group_rows, row_words) = (self.group_rows, self.arrangement.row_words(self.columns));
+        let first = row / group_rows * group_rows;
+        let rows = group_rows.min(self.rows - first);
+        let words = &self.words[first * row_words..][..rows * row_words];
+        &words[(block * rows + row - first) * self.arrangement.block_words()..]
     }
 }
 
 /// Rounds a group of rows to bf16: to nearest, ties to even, see [`round_to_bf16`]. Yields the bits of the smallest
 /// magnitude that is not zero, or `u32::MAX`.
 pub struct RoundGroup<'a> {
-    /// `[rows][columns]`, at most [`Arrangement::group_rows`] rows.
+    /// `[rows][columns]`, the rows of one group, see [`Arrangement::group_rows`].
     pub x: &'a [f32],
     /// Columns of a row.
     pub columns: usize,
@@ -103,7 +133,7 @@ impl LaneOp for RoundGroup<'_> {
         let mut smallest = [u32::MAX; LANES];
         let rows = self.x.len() / self.columns;
         let words = rows * self.arrangement.row_words(self.columns);
-        assert!(rows <= self.arrangement.group_rows() && self.words.len() == words);
+        assert!(rows <= self.arrangement.group_rows(rows) && self.words.len() == words);
         for (row, x) in self.x.chunks_exact(self.columns).enumerate() {
             for (block, x) in x.chunks(BLOCK_COLUMNS).enumerate() {
                 let mut columns = [0.0; BLOCK_COLUMNS];
@@ -133,13 +163,13 @@ impl LaneOp for RoundGroup<'_> {
                         }
                     }
                     Arrangement::Floats => {
-                        let words = &mut self.words[block * BLOCK_COLUMNS..][..BLOCK_COLUMNS];
+                        let words = &mut self.words[(block * rows + row) * BLOCK_COLUMNS..][..BLOCK_COLUMNS];
                         for i in 0..LANES {
                             (words[i], words[LANES + i]) = (even[i] << 16, odd[i] << 16);
                         }
                     }
                     Arrangement::Halves => {
-                        let words = &mut self.words[block * BLOCK_STEPS..][..BLOCK_STEPS];
+                        let words = &mut self.words[(block * rows + row) * BLOCK_STEPS..][..BLOCK_STEPS];
                         for i in 0..LANES / 2 {
                             words[i] = even[2 * i + 1] | even[2 * i] << 16;
                             words[LANES / 2 + i] = odd[2 * i + 1] | odd[2 * i] << 16;
