@@ -14,13 +14,15 @@ pub struct Fetch {
 
 impl Fetch {
     /// From `from` on.
+    #[cfg(target_arch = "x86_64")]
     pub fn new(from: *const i8) -> Fetch {
         Fetch { from, step: CACHE_LINE }
     }
 
-    /// The lines of `bytes` bytes from `from` on with `n` requests, at least as many as lines.
+    /// The lines of `bytes` bytes from `from` on with `n` requests, at least one for each line.
+    #[cfg(target_arch = "x86_64")]
     pub fn in_requests(from: *const i8, bytes: usize, n: usize) -> Fetch {
-        Fetch { from, step: bytes.div_ceil(n) }
+        Fetch { from, step: bytes.div_ceil(n.max(1)) }
     }
 
     /// The part of tile `tile` of `n_tiles` tiles which fetch the lines of `bytes` bytes from `from` on, each with at

@@ -141,9 +141,10 @@ fn bf16_products_equal_the_oracle_subnormals_included() {
 #[test]
 fn more_rows_than_a_pass_equal_the_oracle() {
     let mut random = Random(0x0bad_cafe_1234);
-    let (steps, columns) = (16 * 5 + 3, 61);
+    // Two groups of blocks, and one that is not whole.
+    let (steps, columns) = (16 * 17 + 3, 61);
     let panel = random.pairs(steps * 64, 110..135);
-    for rows in [575, 576, 577, 1153] {
+    for rows in [575, 576, 577, 578, 581, 1153] {
         let x = random.bf16s(rows * 2 * steps, 110..135);
         let product = |isa: Isa| {
             let mut out = vec![f32::NAN; rows * columns];
@@ -154,6 +155,49 @@ fn more_rows_than_a_pass_equal_the_oracle() {
         let expected = product(scalar());
         for isa in fused() {
             assert!(bits(&product(isa)) == bits(&expected), "{isa:?} {rows}");
+        }
+    }
+}
+
+/// A last pass with fewer rows than a tile: of 95 passes and one row.
+#[test]
+fn a_pass_without_a_whole_tile_equals_the_oracle() {
+    let mut random = Random(0x7e57_0001);
+    let (steps, rows) = (16 * 8 + 1, 95 * 576 + 1);
+    let panel = random.pairs(steps * 64, 110..135);
+    let row = random.bf16s(2 * steps, 110..135);
+    let product = |isa: Isa, rows: usize| {
+        let mut out = vec![f32::NAN; rows];
+        let x = row.repeat(rows);
+        product_bf16(isa, &[Bf16Panel::Plain(&panel)], &x, &mut OutputBlock::whole(&mut out, 1), true);
+        bits(&out)
+    };
+    let expected = product(scalar(), 1);
+    for isa in fused().filter(|isa| isa.0 != Kind::Scalar) {
+        assert!(product(isa, rows).iter().all(|&sum| sum == expected[0]), "{isa:?}");
+    }
+}
+
+/// Tiles of every height with every number of rows that are left, over groups of blocks that are whole or not.
+#[test]
+fn tiles_of_every_height_equal_the_oracle() {
+    let mut random = Random(0x7e57_0002);
+    for steps in [127, 128, 129, 147, 257] {
+        let (panel, columns) = (random.pairs(steps * 64, 110..135), 2 * steps);
+        for rows in [7, 8, 9, 10, 11, 12, 13, 16, 17, 25, 26, 27, 28, 29, 30, 31] {
+            let x = random.bf16s(rows * columns, 110..135);
+            let product = |isa: Isa, no_subnormals| {
+                let mut out = vec![f32::NAN; rows * 64];
+                let mut block = OutputBlock::whole(&mut out, 64);
+                product_bf16(isa, &[Bf16Panel::Plain(&panel)], &x, &mut block, no_subnormals);
+                bits(&out)
+            };
+            let expected = product(scalar(), false);
+            for isa in fused() {
+                for no_subnormals in [false, true] {
+                    assert!(product(isa, no_subnormals) == expected, "{isa:?} {steps} {rows} {no_subnormals}");
+                }
+            }
         }
     }
 }
@@ -256,12 +300,15 @@ fn bf12_products_equal_those_of_the_plain_panel() {
                     let at = random.bits() as usize % pairs.len();
                     pairs[at] = u32::from(random.bf16(if is_normal { 90..160 } else { 0..160 }));
                 }
+                // Some of these have codes.
+                let at = random.bits() as usize % pairs.len();
+                pairs[at] = u32::from(random.bf16(150..160));
             }
             let (bytes, table) = bf12(&pairs, steps, w_range.start as u8);
             assert_eq!(table.n_raw_steps() > 0, outliers);
             let shape = PanelShape { rows: n_panels * 64, columns: 2 * steps, dtype: Dtype::Bf16 };
             let panels = Bf12Panels::new(&shape, bytes[..].into(), &table);
-            for rows in [1, 2, 3, 4, 5, 6, 7, 9, 13, 25] {
+            for rows in [1, 2, 3, 4, 5, 6, 7, 9, 10, 13, 25, 26, 31] {
                 let x = random.bf16s(rows * 2 * steps, x_range.clone());
                 let mut of_all = vec![0.0; rows * 64 * n_panels];
                 for (number, plain) in pairs.chunks(steps * 64).enumerate() {

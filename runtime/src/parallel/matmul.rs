@@ -257,8 +257,10 @@ struct Converted<'a> {
 
 /// Activations rounded to bf16.
 enum Rounded<'a> {
-    /// As the kernels of an instruction set take them: words, and the smallest magnitude.
-    Words(&'a [u32], Isa, u32),
+    /// As the kernels of an instruction set take them, all together.
+    Words(Bf16Rows<'a>, Isa),
+    /// The rows of each range by themselves.
+    Ranges(Bf16Rows<'a>, Isa),
     /// As `gemm` takes them.
     F32(&'a [f32]),
 }
@@ -272,11 +274,11 @@ impl<'a> Converted<'a> {
             Conversion::None => Input::F32 { x: &self.x[numbers], stride: columns },
             Conversion::Bf16 => match self.bf16 {
                 Some(Rounded::F32(rounded)) => Input::F32 { x: &rounded[numbers], stride: columns },
-                Some(Rounded::Words(words, isa, min_magnitude)) => {
-                    let arrangement = isa.arrangement();
-                    let row = arrangement.row_words(columns);
-                    let words = &words[rows.start * row..rows.end * row];
-                    Input::Bf16(Bf16Rows::new(words, n_rows, columns, arrangement, min_magnitude), isa)
+                Some(Rounded::Words(all, isa)) => Input::Bf16(all.part(rows), isa),
+                Some(Rounded::Ranges(all, isa)) => {
+                    let row = all.arrangement.row_words(columns);
+                    let words = &all.words[rows.start * row..rows.end * row];
+                    Input::Bf16(Bf16Rows::new(words, n_rows, columns, all.arrangement, all.min_magnitude), isa)
                 }
                 None => unreachable!("the conversions of all matrices were asked for"),
             },
@@ -349,7 +351,8 @@ fn to_bf16<'a>(
             round(first, words, group_rows);
         }),
     }
-    Rounded::Words(words, isa, min_magnitude.into_inner())
+    let all = Bf16Rows::new(words, rows, columns, arrangement, min_magnitude.into_inner());
+    if ranges.is_some() { Rounded::Ranges(all, isa) } else { Rounded::Words(all, isa) }
 }
 
 /// Rounds `x` to integers, in the form that the kernels take.

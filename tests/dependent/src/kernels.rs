@@ -71,7 +71,7 @@ pub fn products_bf16(calls: &mut Calls, _: &Path) {
     let numbers = vec![0x3f80_3f80u32; 1024];
     for (&isa, (rows, out_width, out_columns)) in Isa::available().iter().flat_map(|isa| OUTPUTS.map(|out| (isa, out)))
     {
-        for (panel, x) in pairs(&[0, 1, 64, 192, 640], &[0, 1, 32, 48, 128, 192, 800]) {
+        for (panel, x) in pairs(&[0, 1, 64, 192, 640], &[0, 1, 32, 48, 112, 128, 192, 224, 400, 800]) {
             for (columns, no_subnormals) in pairs(&EXTREMES, &[false, true]) {
                 calls.call(|| {
                     let mut out = vec![0.0; rows * out_width];

@@ -96,9 +96,9 @@ impl<const ROWS: usize> Operands<ROWS> {
     /// Of `n_blocks` blocks.
     ///
     /// # Panics
-    /// When there are other rows, or too few activations.
+    /// When there are other rows, or too few activations, or the blocks of a row do not follow each other.
     fn new(rows: &mut GroupRows, n_blocks: usize) -> Self {
-        assert!(rows.n_rows() == ROWS);
+        assert!(rows.n_rows() == ROWS && rows.are_apart());
         let mut operands =
             Operands { x: [std::ptr::null(); ROWS], sums: [std::ptr::null_mut(); ROWS], accumulate: rows.accumulate() };
         for t in 0..ROWS {

@@ -43,12 +43,17 @@ impl<'r, 'out> GroupRows<'r, 'out> {
         GroupRows { x, first_row, first_step, sums }
     }
 
+    /// Whether the activations of each row are by themselves.
+    pub fn are_apart(&self) -> bool {
+        self.x.group_rows() == 1
+    }
+
     /// Number of rows.
     pub fn n_rows(&self) -> usize {
         self.sums.rows()
     }
 
-    /// The activations of row `t` from the next block on.
+    /// The activations of row `t` from the next block on, as [`Bf16Rows::block`] yields them.
     #[inline(always)]
     pub fn x(&self, t: usize) -> &'r [u32] {
         self.x.block(self.first_row + t, self.first_step / BLOCK_STEPS)

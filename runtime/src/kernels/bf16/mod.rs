@@ -39,8 +39,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// Blocks of weights that a pass over many rows covers: they stay in the L1 cache, or close to it, and are enough work for a
-/// tile beside what begins and ends it.
+/// Blocks of weights that a pass over many rows covers: they stay in the L1 cache, or close to it, and take a tile much
+/// longer than its beginning and its end.
 const GROUP_BLOCKS: usize = 8;
 /// Blocks that are taken from one panel before it is the turn of the next, that meet all rows of several tiles, or that
 /// are decoded together.

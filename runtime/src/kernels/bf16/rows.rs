@@ -63,15 +63,15 @@ impl Arrangement {
 #[derive(Clone, Copy)]
 pub struct Bf16Rows<'a> {
     /// Group after group.
-    pub words: &'a [u32],
+    pub(crate) words: &'a [u32],
     /// Number of rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Number of columns.
-    pub columns: usize,
+    pub(crate) columns: usize,
     /// How they are arranged.
-    pub arrangement: Arrangement,
+    pub(crate) arrangement: Arrangement,
     /// Bits of the smallest magnitude that is not zero, as f32; `u32::MAX` when all are zero.
-    pub min_magnitude: u32,
+    pub(crate) min_magnitude: u32,
     group_rows: usize,
 }
 
@@ -98,13 +98,15 @@ impl<'a> Bf16Rows<'a> {
         Bf16Rows { words: &self.words[rows.start * row..rows.end * row], rows: rows.len(), ..*self }
     }
 
-    /// The words from block `block` of row `row` on: those of this block, and after them what follows in memory.
+    /// The words from block `block` of row `row` on: those of this block, and after them what follows in memory, which is
+    /// the next block of the row where rows are not in groups.
     ///
     /// # Panics
-    /// When there is no such row or block.
+    /// When there is no such row.
     #[inline(always)]
     pub fn block(&self, row: usize, block: usize) -> &'a [u32] {
         let (group_rows, row_words) = (self.group_rows, self.arrangement.row_words(self.columns));
+        assert!(row < self.rows);
         let first = row / group_rows * group_rows;
         let rows = group_rows.min(self.rows - first);
         let words = &self.words[first * row_words..][..rows * row_words];

@@ -111,6 +111,33 @@ fn a_part_of_tiled_rows_is_what_its_rows_are_alone() {
     }
 }
 
+#[test]
+fn blocks_of_a_part_are_those_of_the_whole() {
+    let mut random = Random(0x51ab_1e55);
+    let columns = 70;
+    for rows in 1..=31 {
+        let x: Vec<f32> = (0..rows * columns).map(|_| random.number(100..150)).collect();
+        for arrangement in [Arrangement::Pairs, Arrangement::Columns, Arrangement::Floats, Arrangement::Halves] {
+            let (words, min_magnitude) = arranged(&x, columns, arrangement);
+            let whole = Bf16Rows::new(&words, rows, columns, arrangement, min_magnitude);
+            // Of the last block, 6 columns, pairs have three words.
+            for first in (0..rows).step_by(whole.group_rows()) {
+                let part = whole.part(first..rows);
+                for (row, block) in (first..rows).flat_map(|row| (0..3).map(move |block| (row, block))) {
+                    assert_eq!(part.block(row - first, block)[..3], whole.block(row, block)[..3]);
+                    let alone = arranged(&x[row * columns..][..columns], columns, arrangement).0;
+                    let alone = Bf16Rows::new(&alone, 1, columns, arrangement, min_magnitude);
+                    assert_eq!(
+                        alone.block(0, block)[..3],
+                        whole.block(row, block)[..3],
+                        "{arrangement:?} {rows} {row}"
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// Panels and activations of every length, also around the smallest normal number.
 fn cases(mut each: impl FnMut(&[u32], &[f32], usize)) {
     let mut random = Random(0x0dd0_5eed);
