@@ -333,8 +333,10 @@ fn to_bf16<'a>(
     let row_words = arrangement.row_words(columns);
     let words = aligned(words, rows * row_words);
     let min_magnitude = AtomicU32::new(u32::MAX);
-    let round = |first: usize, words: &mut [u32], group_rows: usize| {
-        let x = &x[first * columns..][..words.len() / row_words * columns];
+    // Of a group, which stays one, or of a whole range.
+    let round = |first: usize, words: &mut [u32]| {
+        let rows = words.len() / row_words;
+        let (x, group_rows) = (&x[first * columns..][..rows * columns], arrangement.group_rows(rows));
         let groups = x.chunks(group_rows * columns).zip(words.chunks_mut(group_rows * row_words));
         for (x, words) in groups {
             let smallest = isa.run(RoundGroup { x, columns, arrangement, words });
@@ -342,14 +344,8 @@ fn to_bf16<'a>(
         }
     };
     match ranges {
-        None => {
-            let group_rows = arrangement.group_rows(rows);
-            team.for_row_groups(words, row_words, group_rows, |first, words| round(first, words, group_rows));
-        }
-        Some(ranges) => team.for_row_ranges(words, row_words, ranges, |first, words| {
-            let group_rows = arrangement.group_rows(words.len() / row_words);
-            round(first, words, group_rows);
-        }),
+        None => team.for_row_groups(words, row_words, arrangement.group_rows(rows), round),
+        Some(ranges) => team.for_row_ranges(words, row_words, ranges, round),
     }
     let all = Bf16Rows::new(words, rows, columns, arrangement, min_magnitude.into_inner());
     if ranges.is_some() { Rounded::Ranges(all, isa) } else { Rounded::Words(all, isa) }
