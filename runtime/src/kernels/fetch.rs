@@ -55,6 +55,19 @@ impl Fetch {
 mod tests {
     use super::*;
 
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn requests_reach_every_line() {
+        for lines in 1..=64 {
+            let memory = [0i8; 64 * CACHE_LINE];
+            for n in lines..=5 * lines {
+                let fetch = Fetch::in_requests(memory.as_ptr(), lines * CACHE_LINE, n);
+                let is_requested = |line: usize| (0..n).any(|request| request * fetch.step / CACHE_LINE == line);
+                assert!((0..lines).all(is_requested), "{lines} {n}");
+            }
+        }
+    }
+
     #[test]
     fn tiles_fetch_every_line_together() {
         const LINES: usize = 256;

@@ -65,7 +65,7 @@ impl Line {
 
 // The scratch of a thread is there from the beginning, because a thread may take its first item at any token.
 thread_local! {
-    /// The blocks of a group, at most 64 KiB.
+    /// The blocks of a group, 64 KiB.
     static SCRATCH: RefCell<[Line; SCRATCH_LINES]> = const { RefCell::new([const { Line::ZEROS }; SCRATCH_LINES]) };
     /// The outputs of a pass, 144 KiB, row after row: in the matrix, the same columns of many rows are in few sets of the
     /// cache.

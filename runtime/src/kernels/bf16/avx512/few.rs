@@ -258,7 +258,7 @@ impl<M: Multiply, const N: usize, const ROWS: usize> Chains<M, N, ROWS> {
     }
 }
 
-/// A way to multiply that a CPU has the instructions for.
+/// The microkernels, compiled with the instructions of a way to multiply.
 trait WithFew: Multiply {
     /// [`plain`] with the instructions.
     ///

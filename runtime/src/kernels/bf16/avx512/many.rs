@@ -190,7 +190,7 @@ unsafe fn add_block<M: Multiply, const ROWS: usize, const LINES: usize>(
     }
 }
 
-/// A way to multiply that a CPU has the instructions for.
+/// The microkernel, compiled with the instructions of a way to multiply.
 trait InTiles: Multiply {
     /// [`tiles`] with the instructions.
     ///
