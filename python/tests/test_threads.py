@@ -92,9 +92,11 @@ def test_progress_is_called_and_its_exceptions_end_the_call(demo):
 
 def interrupted(code: str, demo_path) -> subprocess.CompletedProcess:
     """Sends SIGINT to a program in the middle of `code`."""
+    # A program that a shell runs in the background ignores SIGINT, and so would its children.
     program = f"""
-import sys, time
+import signal, sys, time
 import olmo_infer
+signal.signal(signal.SIGINT, signal.default_int_handler)
 model = olmo_infer.Model({str(demo_path)!r}, threads=1)
 session = model.session(2048, chunk=16)
 session.prefill([1, 2, 3])
@@ -108,11 +110,15 @@ except KeyboardInterrupt:
     print(model.logits([1]).shape, session.decode(4).shape, flush=True)
 """
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child = subprocess.Popen([sys.executable, "-c", program], cwd=HERE, **pipes)
-    assert child.stdout.readline() == "ready\n", child.stderr.read()
-    time.sleep(0.3)
-    child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    with subprocess.Popen([sys.executable, "-c", program], cwd=HERE, **pipes) as child:
+        try:
+            assert child.stdout.readline() == "ready\n", child.stderr.read()
+            time.sleep(0.3)
+            child.send_signal(signal.SIGINT)
+            out, err = child.communicate(timeout=60)
+        finally:
+            # One that did not heed the signal must not outlive the test.
+            child.kill()
     return subprocess.CompletedProcess(child.args, child.returncode, out, err)
 
 
